@@ -1,0 +1,297 @@
+#include "engine/host.h"
+
+#include <algorithm>
+
+#include <fmt/core.h>
+
+#include "base/json_reader.h"
+#include "base/log.h"
+
+namespace poolshift {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr std::int64_t kValidateRetryMs = 1'000;
+
+json refusal(const Error& error, const char* state, GuestOn guest_on) {
+  return {{"schema", 1},
+          {"job", nullptr},
+          {"state", state},
+          {"guest_on", name_of(guest_on)},
+          {"checks", json::array()},
+          {"error", error_to_json(error)}};
+}
+
+json finding(const char* name, const char* result, std::string found, std::string advice) {
+  return {{"name", name}, {"result", result}, {"found", std::move(found)}, {"do", std::move(advice)}};
+}
+
+}  // namespace
+
+Result<HostOptions> parse_host_options(const char* text) {
+  HostOptions options;
+  if (text == nullptr) return options;
+  JsonReader reader(text, "host options", kMaxRequestBytes);
+  options.connect_uri = reader.text("connect", 4096, options.connect_uri);
+  options.state_dir = reader.text("state_dir", 4096, options.state_dir);
+  options.ceph_conf = reader.text("ceph_conf", 4096);
+  options.log_file = reader.text("log_file", 4096);
+  options.log_level = reader.one_of(
+      "log_level", {"trace", "debug", "info", "warning", "error", "critical", "off"}, options.log_level);
+  options.patience_ms = static_cast<std::int64_t>(reader.whole_number("patience_s", 86'400, 60)) * 1000;
+  options.owns_process = reader.boolean("owns_process", false);
+  if (options.state_dir.empty() || options.state_dir.front() != '/') {
+    reader.fail("state_dir", fmt::format("is '{}'", options.state_dir), "Give an absolute path.");
+  }
+  POOLSHIFT_TRY(reader.finish());
+  return options;
+}
+
+void LocalJob::finish(poolshift_result result, json report) {
+  result_ = result;
+  report_ = std::move(report);
+  done_->set();
+}
+
+Host::Host(HostOptions options, HostPorts ports)
+    : options_(std::move(options)), ports_(std::move(ports)), store_(*ports_.system, options_.state_dir) {}
+
+Host::~Host() {
+  const std::lock_guard lock(mutex_);
+  for (auto& running : running_) running.job->leave() = true;
+  for (auto& running : running_) running.thread.join();
+}
+
+Status Host::open() { return store_.open(); }
+
+Result<Validation> Host::validate_patiently(const SwapRequest& request, const std::atomic<bool>* leave) {
+  const auto started_ms = ports_.system->monotonic_ms();
+  for (;;) {
+    auto validation = validate(ports(), store_, request, {options_.ceph_conf});
+    const auto waited_ms = ports_.system->monotonic_ms() - started_ms;
+    if (validation) {
+      validation->plan.seconds.validate = static_cast<double>(waited_ms) / 1000.0;
+      return validation;
+    }
+    const bool left = leave != nullptr && *leave;
+    if (validation.error().code != ErrorCode::unreachable || waited_ms >= options_.patience_ms || left) {
+      return validation;
+    }
+    ports_.system->sleep_ms(kValidateRetryMs);
+  }
+}
+
+Result<Host::Answer> Host::check(const SwapRequest& request) {
+  const auto validation = validate_patiently(request, nullptr);
+  if (!validation) return validation.error();
+  return Answer{validation->refused() ? POOLSHIFT_REFUSED : POOLSHIFT_OK, report_of(*validation)};
+}
+
+std::shared_ptr<LocalJob> Host::start(const SwapRequest& request) {
+  auto job = std::make_shared<LocalJob>(ports_.system->random_id(), ports_.make_done_signal());
+  const std::lock_guard lock(mutex_);
+  std::erase_if(running_, [](Running& running) {
+    if (!running.job->done().wait_ms(0)) return false;
+    running.thread.join();
+    return true;
+  });
+  running_.push_back({job, std::thread([this, job, request] { carry_out(*job, request); })});
+  return job;
+}
+
+void Host::carry_out(LocalJob& job, const SwapRequest& request) {
+  // A thread has no caller that an exception could reach; what the libraries throw (no memory) ends here.
+  try {
+    auto answer = carry_out_checked(job, request);
+    job.finish(answer.result, std::move(answer.json));
+  } catch (const std::exception& reason) {
+    const Error error{ErrorCode::internal, fmt::format("job '{}' stopped: {}", job.id(), reason.what()),
+                      fmt::format("Report it; 'poolshift recover {}' goes on with the job.", job.id())};
+    log().critical("{}", error.message);
+    job.finish(POOLSHIFT_INTERNAL, refusal(error, "held", GuestOn::unknown));
+  }
+}
+
+Host::Answer Host::carry_out_checked(LocalJob& job, const SwapRequest& request) {
+  auto validation = validate_patiently(request, &job.leave());
+  if (!validation) {
+    return {result_of(validation.error().code), refusal(validation.error(), "refused", GuestOn::source)};
+  }
+  if (validation->refused()) return {POOLSHIFT_REFUSED, report_of(*validation)};
+  JobRecord record = validation->plan;
+  record.job_id = job.id();
+  record.started_wall_ms = record.changed_wall_ms = ports_.system->wall_clock_ms();
+  auto journal = store_.create(record);
+  if (!journal) {
+    return {result_of(journal.error().code), refusal(journal.error(), "refused", GuestOn::source)};
+  }
+  Swap swap(ports(), store_, std::move(*journal), std::move(record), job.leave());
+  swap.counters_before = Swap::CountersBefore{validation->counters, validation->counters_ms};
+  return end_of(swap, run(swap, Entry::fresh, {options_.patience_ms}));
+}
+
+Host::Answer Host::end_of(const Swap& swap, const Status& status) const {
+  if (has_ended(swap.record.phase)) const_cast<JobStore&>(store_).drop_volatile(swap.record.job_id);
+  auto report = report_of(swap.record);
+  if (!status) {  // the journal could not be written: it still has the phase before
+    report["state"] = "held";
+    report["error"] = error_to_json(status.error());
+    return {POOLSHIFT_HELD, std::move(report)};
+  }
+  return {result_of(swap.record, false), std::move(report)};
+}
+
+Result<Host::Answer> Host::look_at(const std::string& job_id) {
+  const auto seen = store_.look_at(job_id);
+  if (!seen) return seen.error();
+  return Answer{result_of(seen->record, seen->running), status_of(*seen)};
+}
+
+Status Host::cancel(const std::string& job_id) {
+  const auto seen = store_.look_at(job_id);
+  if (!seen) return seen.error();
+  POOLSHIFT_TRY(check_verb(Verb::cancel, seen->record.phase, job_id));
+  return store_.change_control(job_id, {true, std::nullopt});
+}
+
+Status Host::set_bandwidth(const std::string& job_id, std::uint64_t bytes_per_s) {
+  const auto seen = store_.look_at(job_id);
+  if (!seen) return seen.error();
+  POOLSHIFT_TRY(check_verb(Verb::set_bandwidth, seen->record.phase, job_id));
+  return store_.change_control(job_id, {false, bytes_per_s});
+}
+
+// Those that can be read, oldest first; for the others an entry in `damaged`.
+Result<std::vector<JobStore::Seen>> Host::seen_jobs(json* damaged) {
+  const auto ids = store_.job_ids();
+  if (!ids) return ids.error();
+  std::vector<JobStore::Seen> jobs;
+  for (const auto& id : *ids) {
+    auto seen = store_.look_at(id);
+    if (seen) {
+      jobs.push_back(std::move(*seen));
+    } else if (seen.error().code != ErrorCode::not_found) {
+      auto entry = refusal(seen.error(), "held", GuestOn::unknown);
+      entry["job"] = id;
+      damaged->push_back(std::move(entry));
+    }
+  }
+  std::stable_sort(jobs.begin(), jobs.end(), [](const auto& one, const auto& other) {
+    return one.record.started_wall_ms < other.record.started_wall_ms;
+  });
+  return jobs;
+}
+
+Result<json> Host::jobs() {
+  json list = json::array();
+  const auto seen = seen_jobs(&list);
+  if (!seen) return seen.error();
+  for (const auto& job : *seen) list.push_back(status_of(job));
+  return json{{"schema", 1}, {"jobs", std::move(list)}};
+}
+
+Result<Host::Answer> Host::recover_one(const std::string& job_id) {
+  auto opened = store_.open_job(job_id);
+  if (!opened) return opened.error();
+  if (has_ended(opened->record.phase)) return Answer{POOLSHIFT_OK, report_of(opened->record)};
+  const std::atomic<bool> never_left{false};
+  Swap swap(ports(), store_, std::move(opened->journal), std::move(opened->record), never_left);
+  auto answer = end_of(swap, run(swap, Entry::take_up, {options_.patience_ms}));
+  // Undone or cancelled is how this job ended, not a failure of recovering it.
+  if (answer.result != POOLSHIFT_HELD) answer.result = POOLSHIFT_OK;
+  return answer;
+}
+
+Result<Host::Answer> Host::recover(const std::string& job_id) {
+  json reports = json::array();
+  auto worst = POOLSHIFT_OK;
+  const auto take = [&](const Answer& answer) {
+    if (answer.result == POOLSHIFT_HELD) worst = POOLSHIFT_HELD;
+    reports.push_back(answer.json);
+  };
+  if (!job_id.empty()) {
+    const auto answer = recover_one(job_id);
+    if (!answer) return answer.error();
+    take(*answer);
+  } else {
+    const auto seen = seen_jobs(&reports);
+    if (!seen) return seen.error();
+    if (!reports.empty()) worst = POOLSHIFT_HELD;  // damaged journals
+    for (const auto& job : *seen) {
+      if (job.running || has_ended(job.record.phase)) continue;
+      const auto answer = recover_one(job.record.job_id);
+      if (!answer && answer.error().code == ErrorCode::busy) continue;  // somebody was faster
+      if (!answer) return answer.error();
+      take(*answer);
+    }
+  }
+  return Answer{worst, {{"schema", 1}, {"jobs", std::move(reports)}}};
+}
+
+Host::Answer Host::doctor() {
+  json findings = json::array();
+  bool failed = false;
+  const auto add = [&](json entry) {
+    failed = failed || entry["result"] == "fail";
+    findings.push_back(std::move(entry));
+  };
+  const auto versions = ports_.hypervisor->versions();
+  if (!versions) {
+    add(finding("libvirt", "fail", versions.error().message, versions.error().advice));
+  } else {
+    add(finding("libvirt", "pass", fmt::format("libvirt {} at {}", versions->libvirt, versions->uri), ""));
+    add(finding("qemu", "pass", fmt::format("QEMU {}", versions->hypervisor), ""));
+  }
+  add(finding("librbd", "pass", fmt::format("librbd {}", ports_.storage->version()), ""));
+  if (auto opened = store_.open(); !opened) {
+    add(finding("state_dir", "fail", opened.error().message, opened.error().advice));
+  } else {
+    add(finding("state_dir", "pass", fmt::format("the state folder is {}", options_.state_dir), ""));
+    json damaged = json::array();
+    const auto seen = seen_jobs(&damaged);
+    for (const auto& entry : damaged) {
+      add(finding("journal", "fail", entry["error"]["message"], entry["error"]["advice"]));
+    }
+    std::size_t ended = 0;
+    std::size_t running = 0;
+    for (const auto& job : seen ? *seen : std::vector<JobStore::Seen>{}) {
+      if (has_ended(job.record.phase)) {
+        ++ended;
+      } else if (job.running) {
+        ++running;
+      } else {
+        const auto report = report_of(job.record);
+        add(finding("job", "fail",
+                    fmt::format("job '{}' of domain '{}' is held in phase '{}', guest on {}", job.record.job_id,
+                                job.record.domain_name, name_of(job.record.phase), name_of(job.record.guest_on)),
+                    report["error"]["advice"]));
+      }
+    }
+    add(finding("jobs", "pass", fmt::format("{} jobs are running, {} have ended", running, ended), ""));
+  }
+  if (versions) {
+    const auto domains = ports_.hypervisor->list_domains();
+    std::vector<ClusterAccess> asked;
+    for (const auto& domain : domains ? *domains : std::vector<Domain>{}) {
+      for (const auto& disk : domain.disks) {
+        if (!disk.image || std::find(asked.begin(), asked.end(), disk.access) != asked.end()) continue;
+        asked.push_back(disk.access);
+        auto access = disk.access;
+        if (!options_.ceph_conf.empty()) access.conf_path = options_.ceph_conf;
+        const auto cluster = connect_cluster(ports(), access);
+        const auto fsid = cluster ? (*cluster)->fsid() : Result<std::string>(cluster.error());
+        if (!fsid) {
+          add(finding("cluster", "fail", fmt::format("domain '{}': {}", domain.name, fsid.error().message),
+                      fsid.error().advice));
+        } else {
+          add(finding("cluster", "pass", fmt::format("cluster {} answers user '{}'", *fsid, disk.access.user), ""));
+        }
+      }
+    }
+  }
+  return {failed ? POOLSHIFT_HELD : POOLSHIFT_OK, {{"schema", 1}, {"findings", std::move(findings)}}};
+}
+
+}  // namespace poolshift

@@ -1,0 +1,50 @@
+// The point of no return: the guest is switched to the target. That it happened is read from the domain's XML, not from
+// the call's answer; retire.cpp then asks the images' watchers too.
+#include <fmt/core.h>
+
+#include "flow/flow.h"
+
+namespace poolshift {
+
+namespace {
+
+constexpr int kAttempts = 3;
+constexpr std::int64_t kLookEveryMs = 20;
+constexpr std::int64_t kAttemptMs = 10'000;
+
+// Until libvirt has made up its mind, or the attempt's time is over.
+Result<Phase> wait_for_switch(Swap& swap) {
+  const auto deadline_ms = swap.ports.system.monotonic_ms() + kAttemptMs;
+  for (;;) {
+    const auto facts = observe(swap);
+    if (!facts) return facts.error();
+    const Verdict verdict = decide(Phase::pivot, *facts);
+    if (verdict.next != Phase::pivot && verdict.next != Phase::copy) return verdict.next;
+    if (swap.ports.system.monotonic_ms() >= deadline_ms) return verdict.next;
+    POOLSHIFT_TRY(swap.wait_ms(kLookEveryMs));
+  }
+}
+
+}  // namespace
+
+Result<Phase> pivot(Swap& swap) {
+  const JobRecord& record = swap.record;
+  swap.show_progress({"switching to the target", 0, 0, 0, -1});
+  Error last_error{ErrorCode::failed,
+                   fmt::format("libvirt did not switch disk '{}' of domain '{}' to the target", record.disk,
+                               record.domain_name),
+                   fmt::format("The copy is still running: 'poolshift recover {}' tries again.", record.job_id)};
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    if (auto asked = swap.ports.hypervisor.pivot_mirror(record.domain_uuid, record.disk); !asked) {
+      if (asked.error().code == ErrorCode::unreachable) return asked.error();
+      last_error.message = asked.error().message;
+    }
+    const auto next = wait_for_switch(swap);
+    if (!next) return next.error();
+    if (*next == Phase::retire) return Phase::retire;
+    if (*next != Phase::copy && *next != Phase::pivot) break;
+  }
+  return last_error;
+}
+
+}  // namespace poolshift

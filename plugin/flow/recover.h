@@ -1,0 +1,63 @@
+// What libvirt and the cluster show, and what that means for a job in a given phase. The same look is taken after a
+// crash, after libvirtd was away, and after a step failed: there is no second set of rules for recovery.
+#pragma once
+
+#include <string>
+
+#include "engine/job_record.h"
+#include "engine/swap.h"
+
+namespace poolshift {
+
+struct Facts {
+  enum class Guest { absent, inactive, active };
+  enum class DiskOn { source, target, elsewhere, nowhere };  // nowhere: no such disk, or no such domain
+  enum class Copy { none, ours, ours_pivoting, foreign };
+
+  Guest guest = Guest::absent;
+  DiskOn disk_on = DiskOn::nowhere;  // by the live XML of an active domain, by the persistent XML of another
+  Copy copy = Copy::none;
+  bool copy_is_ready = false;  // <mirror ready='yes'>; says when to pivot, decides nothing here
+  // The source is open in the very client instance that had it open when the pivot began.
+  bool never_left_source = false;
+
+  bool operator==(const Facts&) const = default;
+};
+
+Result<Facts> observe(Swap& swap);
+
+struct Verdict {
+  Phase next;
+  GuestOn guest_on;
+  const char* why;
+};
+
+// The recovery table (also in poolshift-journal(5)). Rows are tried from the top; `any` matches all.
+//
+//   journal   guest     disk on    copy           then             because
+//   prepare   any       source     none           undo             nothing was copied yet
+//   prepare   absent    nowhere    none           undo             the domain is gone, the source has all its writes
+//   prepare   any       any        any            held_unknown     somebody else works on this disk
+//   copy      active    source     ours           copy             the copy is running: go on following it
+//   copy      active    source     ours_pivoting  pivot            somebody asked libvirt to pivot
+//   copy      active    source     none           undo             the copy ended without a pivot
+//   copy      active    target     none           retire           somebody pivoted a finished copy
+//   copy      inactive  source     none           undo             the guest stopped before the pivot
+//   copy      inactive  target     none           retire           somebody pivoted a finished copy
+//   copy      absent    nowhere    none           undo             the domain is gone, the source has all its writes
+//   copy      any       any        any            held_unknown     somebody else works on this disk
+//   pivot     active    target     none           retire           the guest is on the target
+//   pivot     active    source     ours_pivoting  pivot            libvirt is switching now
+//   pivot     active    source     ours           copy             the pivot did not happen, the copy goes on
+//   pivot     active    source     none, never left   undo         the copy ended, the guest never left the source
+//   pivot     inactive  target     none           retire           libvirt recorded the pivot
+//   pivot     any       any        any            held_unknown     the guest may have written to either image
+//   retire    any       target     none           retire           go on
+//   retire    absent    nowhere    none           retire           the domain is gone, the target has all its writes
+//   retire    any       any        any            held_on_target   the domain no longer names the target
+//   undo      any       source     none, ours     undo             go on
+//   undo      absent    nowhere    none           undo             go on
+//   undo      any       any        any            held_unknown     the disk is not on the source
+Verdict decide(Phase phase, const Facts& facts);
+
+}  // namespace poolshift

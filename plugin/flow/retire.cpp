@@ -1,0 +1,129 @@
+// The guest is on the target. The source is let go and put away, the target gets its own size and is made thin.
+// Nothing here can lead back.
+#include <fmt/core.h>
+
+#include "flow/flow.h"
+#include "flow/tag.h"
+#include "flow/write_limit.h"
+
+namespace poolshift {
+
+namespace {
+
+constexpr std::int64_t kLookEveryMs = 100;
+// A client that died without closing keeps its watch for 30 s (osd_client_watch_timeout).
+constexpr std::int64_t kWatcherPatienceMs = 45'000;
+constexpr std::uint64_t kThickerThan = 50;  // one part in so many (2 %)
+
+Status prove_on_target(Swap& swap) {
+  auto cluster = swap.target_cluster();
+  if (!cluster) return cluster.error();
+  const auto target = (*cluster)->image(swap.record.target);
+  if (!target) return target.error();
+  if (!target->watchers.empty()) return {};
+  const auto domain = swap.ports.hypervisor.find_domain(swap.record.domain_uuid);
+  if (domain && !is_active(*domain)) return {};  // it has stopped since: nobody has the target open
+  return Error{ErrorCode::failed,
+               fmt::format("domain '{}' names target {}, but no client has it open", swap.record.domain_name,
+                           to_string(swap.record.target)),
+               "Look at 'rbd status' of both images before anything else is done."};
+}
+
+// A persistent definition that still names the source would show the guest its old data at the next start.
+Status verify_persistent_definition(Swap& swap) {
+  const JobRecord& record = swap.record;
+  const auto domain = swap.ports.hypervisor.find_domain(record.domain_uuid);
+  if (!domain && domain.error().code == ErrorCode::not_found) return {};
+  if (!domain) return domain.error();
+  for (const auto& disk : domain->persistent_disks) {
+    if (disk.image == record.source) {
+      return Error{ErrorCode::failed,
+                   fmt::format("the persistent definition of domain '{}' still names source {} for disk '{}'",
+                               record.domain_name, to_string(record.source), disk.target),
+                   fmt::format("Change it to {} with 'virsh edit', then run 'poolshift recover {}'.",
+                               to_string(record.target), record.job_id)};
+    }
+  }
+  return {};
+}
+
+Status wait_until_source_is_closed(Swap& swap) {
+  const JobRecord& record = swap.record;
+  const auto deadline_ms = swap.ports.system.monotonic_ms() + kWatcherPatienceMs;
+  for (;;) {
+    auto cluster = swap.source_cluster();
+    if (!cluster) return cluster.error();
+    const auto source = (*cluster)->image(record.source);
+    // Put away already, by the run before this one or by somebody else.
+    if (!source && source.error().code == ErrorCode::not_found) return {};
+    if (!source) return source.error();
+    if (source->watchers.empty()) return {};
+    if (swap.ports.system.monotonic_ms() >= deadline_ms) {
+      return Error{ErrorCode::busy,
+                   fmt::format("source {} is still open in client {}", to_string(record.source),
+                               source->watchers.front()),
+                   fmt::format("Find out who has it open, close it there, then run 'poolshift recover {}'.",
+                               record.job_id)};
+    }
+    swap.show_progress({"waiting until the source is closed", 0, 0, 0, -1});
+    POOLSHIFT_TRY(swap.wait_ms(kLookEveryMs));
+  }
+}
+
+Status grow_target(Swap& swap, Cluster& cluster) {
+  const JobRecord& record = swap.record;
+  if (record.target_spec.size_bytes == record.source_size_bytes) return {};
+  const auto domain = swap.ports.hypervisor.find_domain(record.domain_uuid);
+  if (!domain && domain.error().code != ErrorCode::not_found) return domain.error();
+  if (domain && is_active(*domain)) {
+    return swap.ports.hypervisor.grow_disk(record.domain_uuid, record.disk, record.target_spec.size_bytes);
+  }
+  const auto target = cluster.image(record.target);
+  if (!target) return target.error();
+  if (target->spec.size_bytes >= record.target_spec.size_bytes) return {};
+  return cluster.resize_image(record.target, record.target_spec.size_bytes);
+}
+
+// QEMU writes zeroes where it may not unmap, and copies whole objects: what that cost is given back
+// (docs/adr/0003-thin.md).
+Status make_thin(Swap& swap, Cluster& cluster) {
+  JobRecord& record = swap.record;
+  auto used = cluster.used_bytes(record.target);
+  if (!used) return used.error();
+  if (*used > record.source_used_bytes + record.source_used_bytes / kThickerThan) {
+    swap.show_progress({"making the target thin", 0, *used, 0, -1});
+    POOLSHIFT_TRY(cluster.sparsify_image(record.target));
+    record.sparsified = true;
+    used = cluster.used_bytes(record.target);
+    if (!used) return used.error();
+  }
+  record.target_used_bytes = *used;
+  return {};
+}
+
+Status put_source_away(Swap& swap) {
+  if (swap.record.source_after == SourceAfter::keep) return {};
+  auto cluster = swap.source_cluster();
+  if (!cluster) return cluster.error();
+  const auto moved = (*cluster)->move_to_trash(swap.record.source);
+  if (!moved && moved.error().code == ErrorCode::not_found) return {};  // moved by the run before this one
+  return moved;
+}
+
+}  // namespace
+
+Result<Phase> retire(Swap& swap) {
+  POOLSHIFT_TRY(restore_write_limit(swap));
+  POOLSHIFT_TRY(prove_on_target(swap));
+  POOLSHIFT_TRY(verify_persistent_definition(swap));
+  POOLSHIFT_TRY(wait_until_source_is_closed(swap));
+  auto cluster = swap.target_cluster();
+  if (!cluster) return cluster.error();
+  POOLSHIFT_TRY(grow_target(swap, **cluster));
+  POOLSHIFT_TRY(make_thin(swap, **cluster));
+  POOLSHIFT_TRY(put_source_away(swap));
+  POOLSHIFT_TRY((*cluster)->remove_metadata(swap.record.target, kJobKey));
+  return Phase::done;
+}
+
+}  // namespace poolshift

@@ -1,0 +1,125 @@
+// The guest is on the source and stays there: the copy is ended, the target is given back as it was. Nothing is
+// deleted: a target that may hold data of ours goes to the trash, and one that was not ours is made anew, empty.
+#include <fmt/core.h>
+
+#include "flow/flow.h"
+#include "flow/staging.h"
+#include "flow/tag.h"
+#include "flow/write_limit.h"
+
+namespace poolshift {
+
+namespace {
+
+constexpr std::int64_t kLookEveryMs = 100;
+constexpr std::int64_t kCancelPatienceMs = 60'000;
+// A client that died without closing keeps its watch for 30 s (osd_client_watch_timeout).
+constexpr std::int64_t kWatcherPatienceMs = 45'000;
+
+Error not_ending(const JobRecord& record) {
+  return {ErrorCode::failed,
+          fmt::format("the copy of disk '{}' of domain '{}' does not end although it was cancelled", record.disk,
+                      record.domain_name),
+          fmt::format("Writes to pool '{}' may be blocked (full, over its quota, OSDs down): mend that, then run "
+                      "'poolshift recover {}'. The guest runs on the source.",
+                      record.target.pool, record.job_id)};
+}
+
+Status end_copy(Swap& swap) {
+  const JobRecord& record = swap.record;
+  const auto deadline_ms = swap.ports.system.monotonic_ms() + kCancelPatienceMs;
+  bool asked = false;
+  for (;;) {
+    const auto facts = observe(swap);
+    if (!facts) return facts.error();
+    const Verdict verdict = decide(Phase::undo, *facts);
+    if (verdict.next != Phase::undo) {
+      return Error{ErrorCode::failed, fmt::format("the swap cannot be undone: {}", verdict.why),
+                   "Look at 'virsh domblklist' before anything else is done."};
+    }
+    if (facts->copy == Facts::Copy::none) return {};
+    if (!asked) POOLSHIFT_TRY(swap.ports.hypervisor.cancel_mirror(record.domain_uuid, record.disk));
+    asked = true;
+    if (swap.ports.system.monotonic_ms() >= deadline_ms) return not_ending(record);
+    POOLSHIFT_TRY(swap.wait_ms(kLookEveryMs));
+  }
+}
+
+// Before the target is touched: no domain of this host names it, no client has it open.
+Status prove_unused(Swap& swap, Cluster& cluster, const ImageName& name) {
+  const auto deadline_ms = swap.ports.system.monotonic_ms() + kWatcherPatienceMs;
+  for (;;) {
+    const auto domains = swap.ports.hypervisor.list_domains();
+    if (!domains) return domains.error();
+    for (const auto& domain : *domains) {
+      for (const auto* disks : {&domain.disks, &domain.persistent_disks}) {
+        for (const auto& disk : *disks) {
+          if (disk.image != name && !(disk.mirror && disk.mirror->image == name)) continue;
+          return Error{ErrorCode::busy,
+                       fmt::format("domain '{}' names {} as disk '{}'", domain.name, to_string(name), disk.target),
+                       "Nothing was moved; find out why it is named there."};
+        }
+      }
+    }
+    const auto image = cluster.image(name);
+    if (!image) return image.error();
+    if (image->watchers.empty()) return {};
+    if (swap.ports.system.monotonic_ms() >= deadline_ms) {
+      return Error{ErrorCode::busy,
+                   fmt::format("target {} is still open in client {}", to_string(name), image->watchers.front()),
+                   "Find out who has it open and close it there."};
+    }
+    swap.show_progress({"waiting until the target is closed", 0, 0, 0, -1});
+    POOLSHIFT_TRY(swap.wait_ms(kLookEveryMs));
+  }
+}
+
+// Ok when it is not there, or not ours.
+Status put_away(Swap& swap, Cluster& cluster, const ImageName& name) {
+  const auto image = cluster.image(name);
+  if (!image && image.error().code == ErrorCode::not_found) return {};
+  if (!image) return image.error();
+  if (name != staging_name(swap.record) && job_of(*image) != swap.record.job_id) return {};
+  POOLSHIFT_TRY(prove_unused(swap, cluster, name));
+  return cluster.move_to_trash(name);
+}
+
+Status give_target_back(Swap& swap, Cluster& cluster) {
+  const JobRecord& record = swap.record;
+  const auto target = cluster.image(record.target);
+  const bool is_gone = !target && target.error().code == ErrorCode::not_found;
+  if (!target && !is_gone) return target.error();
+  if (target && job_of(*target) != record.job_id) return {};  // never tagged, given back already, or somebody else's
+  if (target) {
+    POOLSHIFT_TRY(prove_unused(swap, cluster, record.target));
+    const auto used = cluster.used_bytes(record.target);
+    if (!used) return used.error();
+    if (*used == 0) {
+      if (target->spec.size_bytes != record.target_spec.size_bytes) {
+        POOLSHIFT_TRY(cluster.resize_image(record.target, record.target_spec.size_bytes));
+      }
+      return cluster.remove_metadata(record.target, kJobKey);
+    }
+    POOLSHIFT_TRY(cluster.move_to_trash(record.target));
+  }
+  return create_by_staging(cluster, record, record.target_spec);
+}
+
+}  // namespace
+
+Result<Phase> undo(Swap& swap) {
+  swap.show_progress({"undoing", 0, 0, 0, -1});
+  POOLSHIFT_TRY(restore_write_limit(swap));
+  POOLSHIFT_TRY(end_copy(swap));
+  auto cluster = swap.target_cluster();
+  if (!cluster) return cluster.error();
+  if (swap.record.create_target) {
+    POOLSHIFT_TRY(put_away(swap, **cluster, staging_name(swap.record)));
+    POOLSHIFT_TRY(put_away(swap, **cluster, swap.record.target));
+  } else {
+    POOLSHIFT_TRY(give_target_back(swap, **cluster));
+  }
+  return Phase::undone;
+}
+
+}  // namespace poolshift

@@ -1,0 +1,206 @@
+#include "journal/job_store.h"
+
+#include <algorithm>
+
+#include <fmt/core.h>
+
+#include <nlohmann/json.hpp>
+
+#include "journal/journal.h"
+
+namespace poolshift {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr std::uint64_t kMaxSideFileBytes = 64 * 1024;
+constexpr std::int64_t kLockPatienceMs = 10'000;
+constexpr std::int64_t kLockRetryMs = 20;
+constexpr const char* kJournal = ".journal";
+constexpr const char* kControl = ".control";
+constexpr const char* kProgress = ".progress";
+
+std::string framed(const JobRecord& record) {
+  json out;
+  to_json(out, record);
+  // Image metadata may hold any bytes; a journal line is always UTF-8.
+  return frame_record(out.dump(-1, ' ', false, json::error_handler_t::replace));
+}
+
+template <class T>
+std::optional<T> member(const json& object, const char* key) {
+  const auto entry = object.is_object() ? object.find(key) : object.end();
+  if (entry == object.end()) return std::nullopt;
+  if constexpr (std::is_same_v<T, bool>) {
+    if (!entry->is_boolean()) return std::nullopt;
+  } else if constexpr (std::is_same_v<T, std::string>) {
+    if (!entry->is_string()) return std::nullopt;
+  } else {
+    if (!entry->is_number_integer()) return std::nullopt;
+  }
+  return entry->template get<T>();
+}
+
+}  // namespace
+
+bool is_job_id(const std::string& text) {
+  return text.size() == 12 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
+Status JournalWriter::append(const JobRecord& record) { return system_->append_file(path_, framed(record)); }
+
+std::string JobStore::path_of(const std::string& job_id, const char* suffix) const {
+  return fmt::format("{}/{}{}", jobs_dir_, job_id, suffix);
+}
+
+Status JobStore::open() { return system_.make_folder(jobs_dir_); }
+
+Result<std::unique_ptr<FileLock>> JobStore::lock_folder() {
+  const auto deadline_ms = system_.monotonic_ms() + kLockPatienceMs;
+  for (;;) {
+    auto lock = system_.lock_file(jobs_dir_ + "/.lock");
+    if (lock || lock.error().code != ErrorCode::busy || system_.monotonic_ms() >= deadline_ms) return lock;
+    system_.sleep_ms(kLockRetryMs);
+  }
+}
+
+Result<JobRecord> JobStore::read_record(const std::string& job_id, std::uint64_t* intact_bytes) {
+  const Error no_such_job{ErrorCode::not_found, fmt::format("there is no job '{}' in '{}'", job_id, jobs_dir_),
+                          "List the jobs with 'poolshift status'."};
+  if (!is_job_id(job_id)) return no_such_job;
+  const auto content = system_.read_file(path_of(job_id, kJournal), kMaxJournalBytes);
+  if (!content) return content.error().code == ErrorCode::not_found ? no_such_job : content.error();
+  const auto name_file = [&](Error error) {
+    error.message = fmt::format("job '{}': {}", job_id, error.message);
+    return error;
+  };
+  const auto replay = replay_journal(*content);
+  if (!replay) return name_file(replay.error());
+  auto record = record_from_json(json::parse(replay->last_record, nullptr, false));
+  if (!record) return name_file(record.error());
+  if (record->job_id != job_id) {
+    return Error{ErrorCode::damaged, fmt::format("the journal of job '{}' is that of job '{}'", job_id, record->job_id),
+                 "Keep both files; one was renamed or copied."};
+  }
+  if (intact_bytes != nullptr) *intact_bytes = replay->intact_bytes;
+  return record;
+}
+
+Result<std::vector<std::string>> JobStore::job_ids() {
+  auto names = system_.list_folder(jobs_dir_);
+  if (!names) return names.error();
+  std::vector<std::string> ids;
+  for (const auto& name : *names) {
+    const auto dot = name.find('.');
+    if (dot != std::string::npos && name.substr(dot) == kJournal && is_job_id(name.substr(0, dot))) {
+      ids.push_back(name.substr(0, dot));
+    }
+  }
+  return ids;
+}
+
+Status JobStore::check_free(const std::string& domain_uuid, const std::string& disk, const ImageName& source,
+                            const ImageName& target) {
+  auto ids = job_ids();
+  if (!ids) return ids.error();
+  for (const auto& id : *ids) {
+    const auto record = read_record(id);
+    if (!record && record.error().code == ErrorCode::not_found) continue;
+    if (!record) return record.error();  // it may be about this disk: nothing is started beside it
+    if (has_ended(record->phase)) continue;
+    const bool same_disk = record->domain_uuid == domain_uuid && record->disk == disk;
+    const auto touches = [&](const ImageName& image) { return record->source == image || record->target == image; };
+    if (same_disk || touches(source) || touches(target)) {
+      return Error{ErrorCode::busy,
+                   fmt::format("job '{}' (domain '{}', disk '{}', {} to {}) is open in phase '{}'", id,
+                               record->domain_name, record->disk, to_string(record->source),
+                               to_string(record->target), name_of(record->phase)),
+                   fmt::format("Wait for it, or run 'poolshift recover {}'.", id)};
+    }
+  }
+  return {};
+}
+
+Result<JournalWriter> JobStore::create(const JobRecord& record) {
+  const auto folder_lock = lock_folder();
+  if (!folder_lock) return folder_lock.error();
+  POOLSHIFT_TRY(check_free(record.domain_uuid, record.disk, record.source, record.target));
+  const auto path = path_of(record.job_id, kJournal);
+  POOLSHIFT_TRY(system_.create_file(path, framed(record)));
+  auto lock = system_.lock_file(path);
+  if (!lock) return lock.error();
+  return JournalWriter(system_, path, std::move(*lock));
+}
+
+Result<JobStore::Opened> JobStore::open_job(const std::string& job_id) {
+  const auto folder_lock = lock_folder();
+  if (!folder_lock) return folder_lock.error();
+  POOLSHIFT_TRY(read_record(job_id));  // before the lock, which would create a missing file
+  const auto path = path_of(job_id, kJournal);
+  auto lock = system_.lock_file(path);
+  if (!lock) return lock.error();
+  std::uint64_t intact_bytes = 0;
+  auto record = read_record(job_id, &intact_bytes);
+  if (!record) return record.error();
+  POOLSHIFT_TRY(system_.truncate_file(path, intact_bytes));  // a torn last line must not come to lie in the middle
+  return Opened{JournalWriter(system_, path, std::move(*lock)), std::move(*record)};
+}
+
+Result<JobStore::Seen> JobStore::look_at(const std::string& job_id) {
+  const auto folder_lock = lock_folder();  // so that the probe below never meets somebody who is taking the job up
+  if (!folder_lock) return folder_lock.error();
+  auto record = read_record(job_id);
+  if (!record) return record.error();
+  Seen seen{std::move(*record), false, std::nullopt};
+  if (has_ended(seen.record.phase)) return seen;
+  const auto probe = system_.lock_file(path_of(job_id, kJournal));
+  seen.running = !probe && probe.error().code == ErrorCode::busy;
+  const auto text = system_.read_file(path_of(job_id, kProgress), kMaxSideFileBytes);
+  if (!text) return seen;
+  const auto shown = json::parse(*text, nullptr, false);
+  const auto step = member<std::string>(shown, "step");
+  if (!step) return seen;
+  seen.progress = Progress{*step, member<std::uint64_t>(shown, "done_bytes").value_or(0),
+                           member<std::uint64_t>(shown, "total_bytes").value_or(0),
+                           member<std::uint64_t>(shown, "bytes_per_s").value_or(0),
+                           member<std::int64_t>(shown, "left_s").value_or(-1)};
+  return seen;
+}
+
+Result<JobControl> JobStore::control(const std::string& job_id) {
+  const auto text = system_.read_file(path_of(job_id, kControl), kMaxSideFileBytes);
+  if (!text && text.error().code == ErrorCode::not_found) return JobControl{};
+  if (!text) return text.error();
+  const auto object = json::parse(*text, nullptr, false);
+  return JobControl{member<bool>(object, "cancel").value_or(false),
+                    member<std::uint64_t>(object, "bandwidth_bytes_per_s")};
+}
+
+Status JobStore::change_control(const std::string& job_id, const JobControl& wanted) {
+  const auto folder_lock = lock_folder();
+  if (!folder_lock) return folder_lock.error();
+  auto known = control(job_id);
+  if (!known) return known.error();
+  json object = {{"cancel", wanted.cancel || known->cancel}};
+  const auto bandwidth = wanted.bandwidth_bytes_per_s ? wanted.bandwidth_bytes_per_s : known->bandwidth_bytes_per_s;
+  if (bandwidth) object["bandwidth_bytes_per_s"] = *bandwidth;
+  return system_.replace_file(path_of(job_id, kControl), object.dump());
+}
+
+void JobStore::show_progress(const std::string& job_id, const Progress& progress) {
+  const json object = {{"step", progress.step},
+                       {"done_bytes", progress.done_bytes},
+                       {"total_bytes", progress.total_bytes},
+                       {"bytes_per_s", progress.bytes_per_s},
+                       {"left_s", progress.left_s}};
+  // Whoever looks sees an older state when this fails; the swap itself does not depend on it.
+  (void)system_.replace_file(path_of(job_id, kProgress), object.dump());
+}
+
+void JobStore::drop_volatile(const std::string& job_id) {
+  (void)system_.remove_file(path_of(job_id, kControl));
+  (void)system_.remove_file(path_of(job_id, kProgress));
+}
+
+}  // namespace poolshift

@@ -1,0 +1,92 @@
+// The state folder: STATE_DIR/jobs/<id>.journal is the truth about a job, <id>.control what people asked of it,
+// <id>.progress how far it is. Whoever holds the lock of the journal runs the job; there is at most one.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "engine/job_record.h"
+#include "ports/system.h"
+
+namespace poolshift {
+
+struct Progress {
+  std::string step;  // for people: "zeroing the target", "copying"
+  std::uint64_t done_bytes = 0;
+  std::uint64_t total_bytes = 0;
+  std::uint64_t bytes_per_s = 0;
+  std::int64_t left_s = -1;  // -1: not known
+};
+
+// What people asked of a job. Absent: nothing.
+struct JobControl {
+  bool cancel = false;
+  std::optional<std::uint64_t> bandwidth_bytes_per_s;
+};
+
+// Appends to one journal while its lock is held.
+class JournalWriter {
+ public:
+  JournalWriter(System& system, std::string path, std::unique_ptr<FileLock> lock)
+      : system_(&system), path_(std::move(path)), lock_(std::move(lock)) {}
+
+  Status append(const JobRecord& record);
+
+ private:
+  System* system_;
+  std::string path_;
+  std::unique_ptr<FileLock> lock_;
+};
+
+class JobStore {
+ public:
+  JobStore(System& system, std::string state_dir) : system_(system), jobs_dir_(std::move(state_dir) + "/jobs") {}
+
+  Status open();  // makes the folders
+
+  // A new journal with its first record. `busy` when an open job has the same disk or one of the same images.
+  Result<JournalWriter> create(const JobRecord& record);
+
+  struct Opened {
+    JournalWriter journal;
+    JobRecord record;
+  };
+  // For the one who is going to run it. `busy` when somebody runs it.
+  Result<Opened> open_job(const std::string& job_id);
+
+  struct Seen {
+    JobRecord record;
+    bool running = false;
+    std::optional<Progress> progress;
+  };
+  // For those who look. `not_found`, `damaged`.
+  Result<Seen> look_at(const std::string& job_id);
+  // Oldest first.
+  Result<std::vector<std::string>> job_ids();
+
+  // Ok, or `busy`: which open job stands in the way of a swap of this disk between these images.
+  Status check_free(const std::string& domain_uuid, const std::string& disk, const ImageName& source,
+                    const ImageName& target);
+
+  Result<JobControl> control(const std::string& job_id);
+  Status change_control(const std::string& job_id, const JobControl& wanted);
+  void show_progress(const std::string& job_id, const Progress& progress);
+  // Removes what only a running job needs.
+  void drop_volatile(const std::string& job_id);
+
+ private:
+  std::string path_of(const std::string& job_id, const char* suffix) const;
+  Result<std::unique_ptr<FileLock>> lock_folder();
+  Result<JobRecord> read_record(const std::string& job_id, std::uint64_t* intact_bytes = nullptr);
+
+  System& system_;
+  std::string jobs_dir_;
+};
+
+bool is_job_id(const std::string& text);
+
+}  // namespace poolshift

@@ -1,0 +1,124 @@
+// What PoolShift needs of the hypervisor, in PoolShift's words. The real one is adapters/libvirt_hypervisor.cpp,
+// the fake one is in tests/fakes; tests/contract holds both to the same cases.
+//
+// Every call may fail with `unreachable` (libvirtd is away: try again later), `not_found` (no such domain or disk) and
+// `denied`. Ports do not log and do not retry.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/image_name.h"
+#include "base/result.h"
+
+namespace poolshift {
+
+enum class DomainState {
+  running,
+  paused,    // suspended by somebody, or by QEMU after an I/O error
+  inactive,  // defined, not running
+};
+
+// A <mirror> element of a live disk: a block copy under way.
+struct Mirror {
+  std::optional<ImageName> image;  // empty when the copy goes to something that is not RBD
+  bool ready = false;              // <mirror ready='yes'>: the only proof that the copies are the same
+  bool pivoting = false;           // <mirror ready='pivot'>: libvirt is switching now
+};
+
+struct Disk {
+  std::string target;              // "vda"
+  std::string described_source;    // for people: "rbd:pool/image", "file:/path"
+  std::optional<ImageName> image;  // set when the disk's source is RBD
+  ClusterAccess access;            // only meaningful with `image`
+  bool shareable = false;
+  bool read_only = false;
+  bool encrypted = false;       // <encryption> on the source
+  bool unmaps = false;          // <driver discard='unmap'>
+  bool has_overlay = false;     // the source has a backing file
+  std::optional<Mirror> mirror;
+  bool other_block_job = false;  // commit, pull, backup: any job that is not a copy
+};
+
+struct Domain {
+  std::string uuid;
+  std::string name;
+  DomainState state = DomainState::inactive;
+  bool persistent = false;
+  std::vector<Disk> disks;             // of the live XML when active, else of the persistent one
+  std::vector<Disk> persistent_disks;  // of the persistent XML; empty for a transient domain
+
+  const Disk* disk(const std::string& target) const;
+};
+
+inline bool is_active(const Domain& domain) { return domain.state != DomainState::inactive; }
+
+struct MirrorOptions {
+  ImageName target;
+  ClusterAccess access;
+  std::uint64_t bandwidth_bytes_per_s = 0;  // 0: no limit
+  std::uint32_t granularity_bytes = 0;      // 0: QEMU's default (64 KiB)
+  std::uint64_t buffer_bytes = 0;           // 0: QEMU's default (16 MiB)
+  bool synchronous_writes = false;          // the guest's writes go to both images from the start
+};
+
+// virDomainGetBlockJobInfo, and how far the zeroing has come that QEMU does before the copy and does not count.
+struct MirrorProgress {
+  std::uint64_t copied_bytes = 0;          // `cur`
+  std::uint64_t total_bytes = 0;           // `end`; grows when the guest writes. Equal is not ready.
+  std::uint64_t highest_written_bytes = 0; // end of the highest write to the target so far (zeroes included)
+};
+
+struct DiskCounters {
+  std::uint64_t written_bytes = 0;
+  std::uint64_t write_requests = 0;
+  std::uint64_t write_time_ns = 0;  // total time that these requests took
+};
+
+// virDomainGetBlockIoTune: the limits that matter here; the adapter keeps the others as they are.
+struct WriteLimit {
+  std::uint64_t total_bytes_per_s = 0;  // 0: no limit. libvirt refuses total_* and write_* together.
+  std::uint64_t write_bytes_per_s = 0;
+
+  bool operator==(const WriteLimit&) const = default;
+};
+
+struct HypervisorVersions {
+  std::string libvirt;     // "9.0.0", of the daemon
+  std::string hypervisor;  // "7.2.19", of QEMU
+  std::string uri;
+};
+
+class Hypervisor {
+ public:
+  virtual ~Hypervisor() = default;
+
+  virtual Result<HypervisorVersions> versions() = 0;
+  // By UUID or by name; the UUID is tried first.
+  virtual Result<Domain> find_domain(const std::string& name_or_uuid) = 0;
+  // Every domain of this host, active or not.
+  virtual Result<std::vector<Domain>> list_domains() = 0;
+  // The cephx key (base64) of the secret that `access` names.
+  virtual Result<std::string> secret_value(const ClusterAccess& access) = 0;
+
+  // virDomainBlockCopy(REUSE_EXT | TRANSIENT_JOB). The target must exist and have exactly the size of the disk.
+  virtual Status start_mirror(const std::string& uuid, const std::string& disk, const MirrorOptions& options) = 0;
+  // Empty: no copy on this disk.
+  virtual Result<std::optional<MirrorProgress>> mirror_progress(const std::string& uuid, const std::string& disk) = 0;
+  virtual Status set_mirror_bandwidth(const std::string& uuid, const std::string& disk,
+                                      std::uint64_t bytes_per_s) = 0;
+  // Asks for it and returns; that it happened is read from the domain's XML. `failed` when the copy is not ready.
+  virtual Status pivot_mirror(const std::string& uuid, const std::string& disk) = 0;
+  // Asks for it and returns. Ok when there is no copy.
+  virtual Status cancel_mirror(const std::string& uuid, const std::string& disk) = 0;
+
+  virtual Result<DiskCounters> disk_counters(const std::string& uuid, const std::string& disk) = 0;
+  virtual Result<WriteLimit> write_limit(const std::string& uuid, const std::string& disk) = 0;
+  virtual Status set_write_limit(const std::string& uuid, const std::string& disk, const WriteLimit& limit) = 0;
+  // Grows image and guest's disk to `bytes` (virDomainBlockResize); ok when it has that size already.
+  virtual Status grow_disk(const std::string& uuid, const std::string& disk, std::uint64_t bytes) = 0;
+};
+
+}  // namespace poolshift

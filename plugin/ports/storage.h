@@ -1,0 +1,104 @@
+// What PoolShift needs of the Ceph cluster, in PoolShift's words. The real one is adapters/rbd_storage.cpp, the fake
+// one is in tests/fakes; tests/contract holds both to the same cases.
+//
+// Every call may fail with `unreachable`, `not_found` and `denied`. Ports do not log and do not retry.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/image_name.h"
+#include "base/result.h"
+
+namespace poolshift {
+
+// What `rbd create` can be told, enough to make an image again as it was.
+struct ImageSpec {
+  std::uint64_t size_bytes = 0;
+  std::uint64_t features = 0;      // RBD_FEATURE_*
+  std::uint8_t order = 22;         // log2 of the object size in bytes
+  std::uint64_t stripe_unit = 0;   // bytes; 0: the object size
+  std::uint64_t stripe_count = 0;  // 0: 1
+  std::string data_pool;           // empty: the image's own pool
+  std::map<std::string, std::string> metadata;
+
+  bool operator==(const ImageSpec&) const = default;
+};
+
+struct Image {
+  std::string id;
+  ImageSpec spec;
+  std::vector<std::string> watchers;  // addresses: one per client instance that has it open for writing
+  std::vector<std::string> lockers;   // client names that hold a lock on it
+  std::vector<std::string> snapshots;
+  std::string parent;  // "pool/image@snap"; empty: not a clone
+  std::string group;   // "pool/group"; empty: in none
+  bool migrating = false;     // carries an `rbd migration` header
+  bool mirroring = false;     // rbd-mirror is enabled on it
+};
+
+struct Pool {
+  std::int64_t id = 0;
+  bool has_application_rbd = false;
+  bool erasure_coded = false;
+  bool allows_ec_overwrites = false;
+  bool full = false;          // full or full_quota
+  bool backfillfull = false;
+  bool nearfull = false;
+  std::uint64_t max_avail_bytes = 0;
+  std::uint64_t stored_bytes = 0;
+  std::uint64_t objects = 0;
+  std::uint64_t quota_bytes = 0;    // 0: none
+  std::uint64_t quota_objects = 0;  // 0: none
+};
+
+struct HealthCheck {
+  std::string name;                  // "PG_AVAILABILITY"
+  std::string severity;              // "HEALTH_WARN", "HEALTH_ERR"
+  std::string summary;
+  std::vector<std::string> details;  // one line each
+};
+
+// One connection to one cluster.
+class Cluster {
+ public:
+  virtual ~Cluster() = default;
+
+  virtual Result<std::string> fsid() = 0;
+  virtual Result<Pool> pool(const std::string& name) = 0;
+  virtual Result<std::vector<HealthCheck>> health() = 0;
+  // Whether this user may read and write there; changes nothing. `denied` when not.
+  virtual Status may_write(const std::string& pool, const std::string& rbd_namespace) = 0;
+
+  virtual Result<Image> image(const ImageName& name) = 0;
+  // Bytes allocated to the image, what its parent provides included. Exact to the extent inside objects.
+  virtual Result<std::uint64_t> used_bytes(const ImageName& name) = 0;
+
+  // Fails with `exists` when the name is taken.
+  virtual Status create_image(const ImageName& name, const ImageSpec& spec) = 0;
+  // `from` and `to` are in the same pool and namespace. Fails with `exists` when `to` is taken.
+  virtual Status rename_image(const ImageName& from, const ImageName& to) = 0;
+  virtual Status resize_image(const ImageName& name, std::uint64_t size_bytes) = 0;
+  // Gives back what holds only zeroes. Done by the client that has the image open, when there is one.
+  virtual Status sparsify_image(const ImageName& name) = 0;
+  virtual Status set_metadata(const ImageName& name, const std::string& key, const std::string& value) = 0;
+  // Ok when the key is not there.
+  virtual Status remove_metadata(const ImageName& name, const std::string& key) = 0;
+  // Fails with `busy` when a client has it open.
+  virtual Status move_to_trash(const ImageName& name) = 0;
+};
+
+class Storage {
+ public:
+  virtual ~Storage() = default;
+
+  // `key` is base64 cephx; empty when `access.conf_path` brings its own keyring.
+  virtual Result<std::unique_ptr<Cluster>> connect(const ClusterAccess& access, const std::string& key) = 0;
+  virtual std::string version() = 0;  // of librbd
+};
+
+}  // namespace poolshift
