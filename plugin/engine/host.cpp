@@ -195,7 +195,10 @@ Result<json> Host::jobs() {
 Result<Host::Answer> Host::recover_one(const std::string& job_id) {
   auto opened = store_.open_job(job_id);
   if (!opened) return opened.error();
-  if (has_ended(opened->record.phase)) return Answer{POOLSHIFT_OK, report_of(opened->record)};
+  if (has_ended(opened->record.phase)) {
+    store_.drop_volatile(job_id);  // its process may have died before it could
+    return Answer{POOLSHIFT_OK, report_of(opened->record)};
+  }
   const std::atomic<bool> never_left{false};
   Swap swap(ports(), store_, std::move(opened->journal), std::move(opened->record), never_left);
   auto answer = end_of(swap, run(swap, Entry::take_up, {options_.patience_ms}));
@@ -220,6 +223,7 @@ Result<Host::Answer> Host::recover(const std::string& job_id) {
     if (!seen) return seen.error();
     if (!reports.empty()) worst = POOLSHIFT_HELD;  // damaged journals
     for (const auto& job : *seen) {
+      if (has_ended(job.record.phase)) store_.drop_volatile(job.record.job_id);
       if (job.running || has_ended(job.record.phase)) continue;
       const auto answer = recover_one(job.record.job_id);
       if (!answer && answer.error().code == ErrorCode::busy) continue;  // somebody was faster

@@ -149,6 +149,7 @@ class Runner {
     const auto facts = observe(swap_);
     if (!facts) return after_failure(facts.error());
     const Verdict verdict = decide(Phase::pivot, *facts);
+    if (verdict.next == Phase::retire) swap_.record.error.reset();
     if (verdict.next == Phase::retire || verdict.next == Phase::undo) return move_to(swap_, verdict.next);
     stopped_ = true;
     POOLSHIFT_TRY(restore_write_limit(swap_));

@@ -30,6 +30,7 @@ class Follower {
       POOLSHIFT_TRY(apply_bandwidth());
       const auto progress = hypervisor_.mirror_progress(record_.domain_uuid, record_.disk);
       if (!progress) return progress.error();
+      if (*progress) record_.copied_bytes = (*progress)->copied_bytes;
       if (!*progress || (*progress)->copied_bytes >= (*progress)->total_bytes) {
         const auto next = look_at_domain();
         if (!next || *next != Phase::copy) return next;
@@ -106,7 +107,6 @@ class Follower {
     if (progress.copied_bytes == 0 && progress.highest_written_bytes != 0) {
       shown = {"zeroing the target", progress.highest_written_bytes, record_.source_size_bytes, 0, -1};
     }
-    record_.copied_bytes = progress.copied_bytes;
     if (shown.step != step_ || shown.done_bytes < rate_done_bytes_) start_rate(now_ms, shown);
     step_ = shown.step;
     if (shown.done_bytes != last_done_bytes_) last_advance_ms_ = now_ms;

@@ -1,0 +1,408 @@
+// The crash sweep: a swap is stopped at every single port call, before the call has acted, after it, and in its middle
+// where a call has one; then `recover` runs, and whatever happened, nothing may be lost or left over.
+//
+// What dies: the process (kill -9), the process and the guest's QEMU, or the whole host.
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <sstream>
+
+#include "engine/run.h"
+#include "fakes/fake_world.h"
+#include "flow/flow.h"
+#include "flow/tag.h"
+
+namespace poolshift {
+
+using fakes::Crash;
+using fakes::FakeDisk;
+using fakes::FakeDomain;
+using fakes::FakeWorld;
+
+namespace {
+
+const ImageName kSource{"volumes-hdd", "", "disk"};
+const ImageName kTarget{"volumes-ssd", "", "disk"};
+constexpr std::uint64_t kSizeBytes = 64 * fakes::kBlockBytes;
+constexpr const char* kStateDir = "/state";
+
+struct Scenario {
+  const char* name;
+  bool create = false;
+  bool larger = false;
+  bool trash = false;
+  bool unmaps = true;
+  bool persistent = true;
+  bool cancelled = false;      // somebody cancels in the middle of the copy
+  bool copy_fails = false;
+  bool hot = false;            // the guest writes faster than the copy
+  bool pivot_fails = false;
+};
+
+const Scenario kScenarios[] = {
+    {.name = "target exists"},
+    {.name = "target is created", .create = true},
+    {.name = "target is larger", .larger = true},
+    {.name = "source goes to the trash", .trash = true},
+    {.name = "target gets thick", .unmaps = false},
+    {.name = "transient domain", .persistent = false},
+    {.name = "cancelled", .cancelled = true},
+    {.name = "cancelled, target created", .create = true, .cancelled = true},
+    {.name = "cancelled, target larger", .larger = true, .cancelled = true},
+    {.name = "copy fails", .copy_fails = true},
+    {.name = "busy guest", .hot = true},
+    {.name = "pivot fails once", .pivot_fails = true},
+};
+
+// One process: its ports and its view of the state folder.
+struct Process {
+  explicit Process(FakeWorld& world)
+      : hypervisor(world.hypervisor()), storage(world.storage()), system(world.system()), store(*system, kStateDir) {}
+
+  Ports ports() { return {*hypervisor, *storage, *system}; }
+
+  std::unique_ptr<Hypervisor> hypervisor;
+  std::unique_ptr<Storage> storage;
+  std::unique_ptr<System> system;
+  JobStore store;
+  std::atomic<bool> leave{false};
+};
+
+struct Stage {
+  explicit Stage(const Scenario& scenario_in) : scenario(scenario_in) {
+    world.add_image(kSource, kSizeBytes);
+    if (!scenario.create) {
+      world.add_image(kTarget, scenario.larger ? 2 * kSizeBytes : kSizeBytes).spec.metadata["owner"] = "somebody";
+    }
+    auto disk = FakeWorld::disk_on("vda", kSource, scenario.hot ? 4'000 : 300);
+    disk.shown.unmaps = scenario.unmaps;
+    disk.configured_limit.total_bytes_per_s = scenario.hot ? 500'000'000 : 0;
+    if (!scenario.persistent) disk.persistent_image.reset();
+    domain = &world.add_domain("guest", {disk});
+    domain->persistent = scenario.persistent;
+    world.fill(*domain, "vda", 24);
+    world.copy_bytes_per_s = scenario.hot ? 3'000'000 : 2'000'000;
+    world.copies_fail = scenario.copy_fails;
+    if (scenario.pivot_fails) world.next_pivot_fails = Error{ErrorCode::failed, "the pivot failed", "Try again."};
+    limit_before = disk.configured_limit;
+  }
+
+  // What `poolshift swap` does. Throws Crash.
+  void swap() {
+    Process process(world);
+    SwapRequest request;
+    request.domain = "guest";
+    request.disk = "vda";
+    request.target = kTarget;
+    request.create = scenario.create;
+    request.source_after = scenario.trash ? SourceAfter::trash : SourceAfter::keep;
+    auto validation = validate(process.ports(), process.store, request, {});
+    REQUIRE(validation);
+    for (const auto& check : validation->checks) {
+      if (check.outcome == Check::Outcome::refuse) FAIL(check.name << ": " << check.found);
+    }
+    JobRecord record = validation->plan;
+    record.job_id = process.system->random_id();
+    job_id = record.job_id;
+    record.started_wall_ms = process.system->wall_clock_ms();
+    auto journal = process.store.create(record);
+    REQUIRE(journal);
+    Swap swap(process.ports(), process.store, std::move(*journal), std::move(record), process.leave);
+    if (scenario.cancelled) {
+      world.files[std::string(kStateDir) + "/jobs/" + job_id + ".control"].content = R"({"cancel":true})";
+    }
+    const auto status = run(swap, Entry::fresh, {});
+    REQUIRE(status);
+    last = swap.record;
+    if (has_ended(last->phase)) process.store.drop_volatile(job_id);
+  }
+
+  // What `poolshift recover` does.
+  void recover() {
+    Process process(world);
+    const auto ids = process.store.job_ids();
+    REQUIRE(ids);
+    for (const auto& id : *ids) {
+      auto opened = process.store.open_job(id);
+      if (!opened) FAIL(opened.error().message);
+      last = opened->record;
+      if (has_ended(last->phase)) {
+        process.store.drop_volatile(id);
+        continue;
+      }
+      Swap swap(process.ports(), process.store, std::move(opened->journal), std::move(opened->record), process.leave);
+      const auto status = run(swap, Entry::take_up, {});  // outside REQUIRE, which would catch a Crash
+      REQUIRE(status);
+      last = swap.record;
+      if (has_ended(last->phase)) process.store.drop_volatile(id);
+    }
+  }
+
+  FakeDisk& disk() { return domain->disks.front(); }
+
+  // Every acknowledged write is on the image that the domain's disk is on.
+  void check_data() {
+    const auto& image = *world.image(*disk().shown.image);
+    for (const auto& [block, stamp] : disk().acknowledged) {
+      const auto found = image.blocks.find(block);
+      const auto there = found == image.blocks.end() ? 0 : found->second;
+      if (there < stamp) FAIL("block " << block << " holds write " << there << ", acknowledged was " << stamp);
+    }
+  }
+
+  void check_nothing_left() {
+    CHECK(world.locked.empty());
+    for (const auto& domain_there : world.domains) {
+      for (const auto& each : domain_there->disks) {
+        CHECK_FALSE(each.mirror.has_value());
+        if (domain_there->state != DomainState::inactive) CHECK(each.limit == limit_before);
+      }
+    }
+    for (const auto& [name, image] : world.images) {
+      INFO(name);
+      CHECK(name.find("/poolshift.") == std::string::npos);
+      CHECK_FALSE(image.spec.metadata.contains(kJobKey));
+    }
+    for (const auto& [path, file] : world.files) {
+      INFO(path);
+      CHECK((path.ends_with(".journal") || path.ends_with(".lock")));
+    }
+  }
+
+  void check_undone() {
+    CHECK(*disk().shown.image == kSource);
+    CHECK((!scenario.persistent || *disk().persistent_image == kSource));
+    const auto* target = world.image(kTarget);
+    if (scenario.create) {
+      CHECK(target == nullptr);
+    } else {
+      REQUIRE(target != nullptr);
+      CHECK(target->blocks.empty());
+      CHECK(target->spec.size_bytes == (scenario.larger ? 2 * kSizeBytes : kSizeBytes));
+      CHECK(target->spec.metadata.at("owner") == "somebody");
+    }
+  }
+
+  void check_done() {
+    CHECK(*disk().shown.image == kTarget);
+    CHECK((!scenario.persistent || *disk().persistent_image == kTarget));
+    const auto* target = world.image(kTarget);
+    REQUIRE(target != nullptr);
+    CHECK(target->spec.size_bytes == (scenario.larger ? 2 * kSizeBytes : kSizeBytes));
+    CHECK(std::none_of(target->blocks.begin(), target->blocks.end(), [](const auto& b) { return b.second == 0; }));
+    CHECK((world.image(kSource) == nullptr) == scenario.trash);
+    if (world.image(kSource) != nullptr) CHECK(world.image(kSource)->watchers.empty());
+  }
+
+  void check_ended() {
+    check_data();
+    check_nothing_left();
+    if (!last) {  // died before there was a journal: nothing was begun
+      check_undone();
+      return;
+    }
+    INFO("phase " << name_of(last->phase));
+    REQUIRE(has_ended(last->phase));
+    CHECK(last->guest_on == (last->phase == Phase::done ? GuestOn::target : GuestOn::source));
+    if (last->phase == Phase::done) {
+      check_done();
+    } else {
+      check_undone();
+    }
+  }
+
+  // All that a second recover may not change.
+  std::string fingerprint() {
+    std::ostringstream text;
+    for (const auto& [name, image] : world.images) {
+      text << name << image.id << image.spec.size_bytes << image.spec.metadata.size();
+    }
+    text << world.trash.size();
+    for (const auto& [path, file] : world.files) text << path << file.content;
+    for (const auto& each : world.domains) text << each->name << to_string(*each->disks.front().shown.image);
+    return text.str();
+  }
+
+  void check_recover_again_changes_nothing() {
+    const auto before = fingerprint();
+    recover();
+    CHECK(fingerprint() == before);
+  }
+
+  const Scenario& scenario;
+  FakeWorld world;
+  FakeDomain* domain = nullptr;
+  WriteLimit limit_before;
+  std::string job_id;
+  std::optional<JobRecord> last;
+};
+
+std::uint64_t calls_of_a_whole_swap(const Scenario& scenario) {
+  Stage stage(scenario);
+  stage.swap();
+  return stage.world.calls();
+}
+
+const char* name_of(FakeWorld::CrashWhen when) {
+  switch (when) {
+    case FakeWorld::CrashWhen::before: return "before";
+    case FakeWorld::CrashWhen::after: return "after";
+    case FakeWorld::CrashWhen::torn: return "in";
+  }
+  return "?";
+}
+
+// Runs a swap until call `number`, where it dies. False: it ended before.
+bool swap_until(Stage& stage, std::uint64_t number, FakeWorld::CrashWhen when) {
+  stage.world.crash_at(number, when);
+  try {
+    stage.swap();
+  } catch (const Crash&) {
+    stage.world.process_dies();
+    return true;
+  }
+  return false;
+}
+
+// Every call, but for a busy guest's swap: it follows the copy through hundreds of looks that are all alike, of which
+// every seventh is taken; looks and calls have no common divisor with it, so that each kind of call has its turn.
+std::uint64_t step_of(const Scenario& scenario) { return scenario.hot ? 7 : 1; }
+
+template <class Body>
+void sweep(Body body) {
+  for (const auto& scenario : kScenarios) {
+    const auto calls = calls_of_a_whole_swap(scenario);
+    REQUIRE(calls > 30);
+    for (std::uint64_t number = 1; number <= calls; number += step_of(scenario)) {
+      for (const auto when :
+           {FakeWorld::CrashWhen::before, FakeWorld::CrashWhen::after, FakeWorld::CrashWhen::torn}) {
+        INFO("scenario '" << scenario.name << "', dies " << name_of(when) << " call " << number << " of " << calls);
+        body(scenario, number, when);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a swap that nobody disturbs ends as asked") {
+  for (const auto& scenario : kScenarios) {
+    INFO("scenario '" << scenario.name << "'");
+    Stage stage(scenario);
+    stage.swap();
+    stage.check_ended();
+    const bool undone = scenario.cancelled || scenario.copy_fails;
+    REQUIRE(stage.last);
+    CHECK(stage.last->phase == (undone ? Phase::undone : Phase::done));
+    CHECK(stage.last->cancelled == scenario.cancelled);
+    CHECK((stage.last->convergence != "none needed") == scenario.hot);
+  }
+}
+
+TEST_CASE("the process dies at any call") {
+  sweep([](const Scenario& scenario, std::uint64_t number, FakeWorld::CrashWhen when) {
+    Stage stage(scenario);
+    if (!swap_until(stage, number, when)) return;
+    stage.world.advance(200);  // the guest goes on, and so does its copy
+    stage.recover();
+    stage.world.advance(50);
+    stage.check_ended();
+    stage.check_recover_again_changes_nothing();
+  });
+}
+
+TEST_CASE("the process dies at any call, and recover dies at any call") {
+  const Scenario& scenario = kScenarios[2];
+  const auto calls = calls_of_a_whole_swap(scenario);
+  for (std::uint64_t number = 1; number <= calls; number += 3) {
+    for (std::uint64_t second = 1;; ++second) {
+      INFO("dies after call " << number << " of " << calls << ", recover dies before its call " << second);
+      Stage stage(scenario);
+      if (!swap_until(stage, number, FakeWorld::CrashWhen::after)) break;
+      stage.world.crash_at(second, FakeWorld::CrashWhen::before);
+      bool died = false;
+      try {
+        stage.recover();
+      } catch (const Crash&) {
+        died = true;
+        stage.world.process_dies();
+      }
+      if (!died) break;
+      stage.recover();
+      stage.check_ended();
+    }
+  }
+}
+
+TEST_CASE("the process and the guest's QEMU die at any call") {
+  sweep([](const Scenario& scenario, std::uint64_t number, FakeWorld::CrashWhen when) {
+    Stage stage(scenario);
+    if (!swap_until(stage, number, when)) return;
+    stage.world.kill_qemu(*stage.domain);
+    stage.recover();
+    stage.check_data();
+    // In the one window in which nobody can know where the last writes went, it is held, and nothing was touched.
+    if (stage.last && is_held(stage.last->phase)) {
+      CHECK(stage.last->resume_phase == Phase::pivot);
+      CHECK(stage.last->guest_on == GuestOn::unknown);
+      CHECK(stage.world.image(kSource) != nullptr);
+      CHECK(stage.world.image(kTarget) != nullptr);
+      return;
+    }
+    stage.check_nothing_left();
+    if (scenario.persistent) stage.check_ended();
+  });
+}
+
+TEST_CASE("the host crashes at any call") {
+  sweep([](const Scenario& scenario, std::uint64_t number, FakeWorld::CrashWhen when) {
+    if (!scenario.persistent) return;  // nothing would be left to look at
+    Stage stage(scenario);
+    if (!swap_until(stage, number, when)) return;
+    stage.world.host_crashes();
+    stage.world.advance(1'000);
+    stage.recover();
+    stage.check_data();
+    if (stage.last && is_held(stage.last->phase)) {
+      CHECK(stage.last->resume_phase == Phase::pivot);
+      return;
+    }
+    // The guest is started again and writes: still on the right image.
+    stage.world.start_qemu(*stage.domain);
+    stage.world.advance(100);
+    stage.check_data();
+    stage.check_nothing_left();
+  });
+}
+
+TEST_CASE("libvirtd is away for a second from any call on: the swap goes on by itself") {
+  for (const auto& scenario : kScenarios) {
+    const auto calls = calls_of_a_whole_swap(scenario);
+    for (std::uint64_t number = 20; number <= calls; number += step_of(scenario)) {
+      INFO("scenario '" << scenario.name << "', away from call " << number << " of " << calls);
+      Stage stage(scenario);
+      stage.world.happen_at(number, [&] { stage.world.hypervisor_away_until_ms = stage.world.now_ms + 1'000; });
+      stage.swap();
+      stage.check_ended();
+    }
+  }
+}
+
+TEST_CASE("the cluster is away for good from any call on: held, then recovered when it is back") {
+  const Scenario& scenario = kScenarios[0];
+  const auto calls = calls_of_a_whole_swap(scenario);
+  for (std::uint64_t number = 25; number <= calls; ++number) {
+    INFO("away from call " << number << " of " << calls);
+    Stage stage(scenario);
+    stage.world.happen_at(number, [&] { stage.world.cluster_away_until_ms = stage.world.now_ms + 600'000; });
+    stage.swap();
+    REQUIRE(stage.last);
+    if (is_held(stage.last->phase)) CHECK(stage.last->error->code == ErrorCode::unreachable);
+    stage.world.advance(600'000);
+    stage.recover();
+    stage.check_ended();
+  }
+}
+
+}  // namespace poolshift
