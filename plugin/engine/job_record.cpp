@@ -194,7 +194,8 @@ static JobRecord parse_record(const json& in) {
   in.at("engine").get_to(record.engine);
   in.at("engine_reason").get_to(record.engine_reason);
   in.at("bandwidth_bytes_per_s").get_to(record.bandwidth_bytes_per_s);
-  record.source_after = in.at("source_after") == "trash" ? SourceAfter::trash : SourceAfter::keep;
+  const auto source_after = in.at("source_after").get<std::string>();
+  record.source_after = source_after == "trash" ? SourceAfter::trash : SourceAfter::keep;
   in.at("create_target").get_to(record.create_target);
   in.at("source_watcher").get_to(record.source_watcher);
   in.at("source_size_bytes").get_to(record.source_size_bytes);

@@ -1,7 +1,8 @@
 #include "flow/validate.h"
 
 #include <algorithm>
-#include <functional>
+#include <cstdio>
+#include <utility>
 
 #include <fmt/core.h>
 #include <fmt/ranges.h>
@@ -28,6 +29,7 @@ constexpr std::uint64_t kKeptFeatures = kFeatureLayering | kFeatureStriping | kF
 constexpr std::uint64_t kImplicitFeatures = kFeatureStriping | kFeatureDataPool | kFeatureOperations;
 
 constexpr std::uint64_t kMiB = 1024 * 1024;
+constexpr std::pair<int, int> kFirstLibvirtWithNamespaces{11, 6};
 
 class Validator {
  public:
@@ -258,6 +260,8 @@ class Validator {
       refuse("target", fmt::format("target {} is the source", to_string(request_.target)), "Choose another image.");
       return {};
     }
+    POOLSHIFT_TRY(check_namespace());
+    if (out_.refused()) return {};
     const auto& name = request_.target.pool;
     auto pool = target_cluster_->pool(name);
     if (!pool) return refuse_or_fail("target_pool", pool.error());
@@ -277,6 +281,23 @@ class Validator {
     }
     POOLSHIFT_TRY(check_health());
     if (!out_.refused()) pass("target_pool", fmt::format("target pool '{}' is healthy and writable", name));
+    return {};
+  }
+
+  // An older libvirt hands 'NAMESPACE/IMAGE' to QEMU as the name of an image (docs/adr/0005-namespaces.md). A source that
+  // is in a namespace proves that this one does not.
+  Status check_namespace() {
+    if (request_.target.rbd_namespace.empty() || !disk_.image->rbd_namespace.empty()) return {};
+    const auto versions = ports_.hypervisor.versions();
+    if (!versions) return refuse_or_fail("rbd_namespace", versions.error());
+    int major = 0;
+    int minor = 0;
+    std::sscanf(versions->libvirt.c_str(), "%d.%d", &major, &minor);
+    if (std::pair(major, minor) >= kFirstLibvirtWithNamespaces) return {};
+    refuse("rbd_namespace",
+           fmt::format("target {} is in a namespace, and libvirt {} cannot open images there",
+                       to_string(request_.target), versions->libvirt),
+           "Use an image in the pool's default namespace.");
     return {};
   }
 

@@ -51,7 +51,10 @@ const Scenario kScenarios[] = {
     {.name = "cancelled, target created", .create = true, .cancelled = true},
     {.name = "cancelled, target larger", .larger = true, .cancelled = true},
     {.name = "copy fails", .copy_fails = true},
+    {.name = "copy fails, target created", .create = true, .copy_fails = true},
+    {.name = "copy fails, target larger", .larger = true, .copy_fails = true},
     {.name = "busy guest", .hot = true},
+    {.name = "busy guest whose copy fails", .copy_fails = true, .hot = true},
     {.name = "pivot fails once", .pivot_fails = true},
 };
 
@@ -83,7 +86,8 @@ struct Stage {
     domain->persistent = scenario.persistent;
     world.fill(*domain, "vda", 24);
     world.copy_bytes_per_s = scenario.hot ? 3'000'000 : 2'000'000;
-    world.copies_fail = scenario.copy_fails;
+    if (scenario.copy_fails && !scenario.hot) world.copies_fail_after_bytes = 8 * fakes::kBlockBytes;
+    world.copies_fail_when_limited = scenario.copy_fails && scenario.hot;
     if (scenario.pivot_fails) world.next_pivot_fails = Error{ErrorCode::failed, "the pivot failed", "Try again."};
     limit_before = disk.configured_limit;
   }
@@ -296,6 +300,7 @@ TEST_CASE("a swap that nobody disturbs ends as asked") {
     REQUIRE(stage.last);
     CHECK(stage.last->phase == (undone ? Phase::undone : Phase::done));
     CHECK(stage.last->cancelled == scenario.cancelled);
+    CHECK(stage.world.trash.empty() != (scenario.copy_fails || scenario.trash || (scenario.cancelled && scenario.create)));
     CHECK((stage.last->convergence != "none needed") == scenario.hot);
   }
 }
@@ -374,6 +379,35 @@ TEST_CASE("the host crashes at any call") {
     stage.check_data();
     stage.check_nothing_left();
   });
+}
+
+// The pivot has happened, the guest has written to the target, and the persistent definition does not know it: started
+// again, the guest is on its old data. Nobody may put the target away then.
+TEST_CASE("the guest dies around the pivot and is started again on the source: held, and the newer data is kept") {
+  const Scenario& scenario = kScenarios[0];
+  const auto calls = calls_of_a_whole_swap(scenario);
+  int held = 0;
+  for (std::uint64_t number = 1; number <= calls; ++number) {
+    for (const auto when : {FakeWorld::CrashWhen::before, FakeWorld::CrashWhen::after}) {
+      INFO("dies " << name_of(when) << " call " << number << " of " << calls);
+      Stage stage(scenario);
+      stage.world.pivots_forget_definition = true;
+      if (!swap_until(stage, number, when)) continue;
+      stage.world.advance(100);
+      const bool pivoted = *stage.disk().shown.image == kTarget;
+      stage.world.kill_qemu(*stage.domain);
+      stage.world.advance(31'000);
+      stage.world.start_qemu(*stage.domain);
+      stage.recover();
+      if (!pivoted) continue;
+      REQUIRE(stage.last);
+      CHECK(is_held(stage.last->phase));
+      CHECK(stage.last->guest_on == GuestOn::unknown);
+      CHECK(stage.world.trash.empty());
+      ++held;
+    }
+  }
+  CHECK(held > 0);
 }
 
 TEST_CASE("libvirtd is away for a second from any call on: the swap goes on by itself") {

@@ -123,7 +123,9 @@ void FakeWorld::copy_some(FakeDomain& domain, FakeDisk& disk) {
   FakeImage* target = image(mirror.options.target);
   const FakeImage* source = image(*disk.shown.image);
   if (copies_stand_still) return;
-  if (mirror.ending || copies_fail || target == nullptr) {
+  const bool fails = (copies_fail_after_bytes != 0 && mirror.copied_bytes >= copies_fail_after_bytes) ||
+                     (copies_fail_when_limited && disk.limit != disk.configured_limit);
+  if (mirror.ending || fails || target == nullptr) {
     if (target != nullptr) target->watchers.erase(watcher_of(domain, mirror.options.target));
     disk.mirror.reset();
     return;
@@ -356,7 +358,7 @@ class FakeHypervisor : public Hypervisor {
         FakeImage* to = world_.image(disk.mirror->options.target);
         for (const auto block : disk.mirror->dirty) to->blocks[block] = from->blocks[block];
         from->watchers.erase(FakeWorld::watcher_of(domain, *disk.shown.image));
-        if (disk.persistent_image == disk.shown.image) disk.persistent_image = disk.mirror->options.target;
+        if (disk.persistent_image == disk.shown.image && !world_.pivots_forget_definition) disk.persistent_image = disk.mirror->options.target;
         disk.shown.image = disk.mirror->options.target;
         disk.mirror.reset();
         return {};

@@ -127,7 +127,9 @@ class FakeWorld {
   std::int64_t hypervisor_away_until_ms = 0;
   std::int64_t cluster_away_until_ms = 0;
   std::optional<Error> next_pivot_fails;
-  bool copies_fail = false;          // a running copy ends without being complete
+  std::uint64_t copies_fail_after_bytes = 0;  // a running copy ends there without being complete; 0: it does not
+  bool copies_fail_when_limited = false;      // or as soon as the guest's writes are limited
+  bool pivots_forget_definition = false;      // libvirtd dies before it has recorded a pivot
   bool copies_stand_still = false;   // and cannot be ended either, like writes to a full pool
   std::uint64_t copy_bytes_per_s = 64 * 1024 * 1024;
 

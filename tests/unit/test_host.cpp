@@ -1,0 +1,151 @@
+// The host: jobs in threads, and what callers see of them.
+#include <catch2/catch.hpp>
+
+#include <condition_variable>
+#include <thread>
+
+#include "engine/host.h"
+#include "fakes/fake_world.h"
+
+namespace poolshift {
+
+using fakes::FakeWorld;
+
+namespace {
+
+const ImageName kSource{"volumes-hdd", "", "disk"};
+const ImageName kTarget{"volumes-ssd", "", "disk"};
+
+class Flag : public DoneSignal {
+ public:
+  void set() override {
+    const std::lock_guard lock(mutex_);
+    set_ = true;
+    changed_.notify_all();
+  }
+  bool wait_ms(int timeout_ms) override {
+    std::unique_lock lock(mutex_);
+    if (timeout_ms < 0) {
+      changed_.wait(lock, [&] { return set_; });
+      return true;
+    }
+    return changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [&] { return set_; });
+  }
+  int fd() const override { return -1; }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool set_ = false;
+};
+
+std::unique_ptr<DoneSignal> make_flag() { return std::make_unique<Flag>(); }
+
+struct Setting {
+  Setting() {
+    world.add_image(kSource, 64 * fakes::kBlockBytes);
+    world.add_image(kTarget, 64 * fakes::kBlockBytes);
+    domain = &world.add_domain("guest", {FakeWorld::disk_on("vda", kSource, 100)});
+    world.fill(*domain, "vda", 8);
+    request.domain = "guest";
+    request.disk = "vda";
+    request.target = kTarget;
+  }
+
+  std::unique_ptr<Host> open_host() {
+    HostOptions options;
+    options.state_dir = "/state";
+    auto host = std::make_unique<Host>(
+        options, HostPorts{world.hypervisor(), world.storage(), world.system(), make_flag});
+    REQUIRE(host->open());
+    return host;
+  }
+
+  // The fakes are for one thread at a time: the test only looks when the job has ended.
+  std::shared_ptr<LocalJob> run_one(Host& host) {
+    auto job = host.start(request);
+    REQUIRE(job->done().wait_ms(60'000));
+    return job;
+  }
+
+  FakeWorld world;
+  fakes::FakeDomain* domain;
+  SwapRequest request;
+};
+
+}  // namespace
+
+TEST_CASE("a job that is done reports what was done") {
+  Setting setting;
+  auto host = setting.open_host();
+  const auto job = setting.run_one(*host);
+  CHECK(job->result() == POOLSHIFT_OK);
+  const auto& report = job->report();
+  CHECK(report["state"] == "done");
+  CHECK(report["guest_on"] == "target");
+  CHECK(report["source"] == "volumes-hdd/disk");
+  CHECK(report["target"] == "volumes-ssd/disk");
+  CHECK(report["engine"] == "mirror");
+  CHECK(report["error"].is_null());
+  CHECK(report["bytes"]["source_used"] == 8 * fakes::kBlockBytes);
+  CHECK(report["seconds"]["total"].get<double>() > 0);
+  CHECK(host->look_at(job->id())->json["state"] == "done");
+  CHECK(host->jobs()->at("jobs").size() == 1);
+  CHECK(host->cancel(job->id()).error().code == ErrorCode::refused);
+}
+
+TEST_CASE("a refused request leaves no job behind") {
+  Setting setting;
+  setting.request.disk = "vdz";
+  auto host = setting.open_host();
+  const auto job = setting.run_one(*host);
+  CHECK(job->result() == POOLSHIFT_REFUSED);
+  CHECK(job->report()["state"] == "refused");
+  CHECK(job->report()["job"].is_null());
+  CHECK(job->report()["error"]["code"] == "refused");
+  CHECK(host->jobs()->at("jobs").empty());
+}
+
+TEST_CASE("a job that was left is held, and recover ends it") {
+  Setting setting;
+  setting.world.copy_bytes_per_s = 4'000;  // slow enough to be left in the copy
+  auto host = setting.open_host();
+  auto job = host->start(setting.request);
+  job->leave() = true;
+  REQUIRE(job->done().wait_ms(60'000));
+  CHECK(job->result() == POOLSHIFT_HELD);
+  const auto seen = host->look_at(job->id());
+  CHECK(seen->result == POOLSHIFT_HELD);
+  CHECK(seen->json["phase"] == "copy");
+  CHECK(seen->json["guest_on"] == "source");
+  CHECK(seen->json["error"]["code"] == "left");
+  setting.world.copy_bytes_per_s = 4'000'000;
+  const auto recovered = host->recover("");
+  REQUIRE(recovered);
+  CHECK(recovered->result == POOLSHIFT_OK);
+  CHECK(recovered->json["jobs"][0]["state"] == "done");
+  CHECK(host->recover("")->json["jobs"].empty());
+}
+
+TEST_CASE("a journal that cannot be read is shown, and recover does not pass over it") {
+  Setting setting;
+  auto host = setting.open_host();
+  setting.world.files["/state/jobs/0123456789ab.journal"].content = "rubbish";
+  const auto list = host->jobs();
+  CHECK(list->at("jobs")[0]["state"] == "held");
+  CHECK(list->at("jobs")[0]["guest_on"] == "unknown");
+  CHECK(host->recover("")->result == POOLSHIFT_HELD);
+  CHECK(host->doctor().result == POOLSHIFT_HELD);
+}
+
+TEST_CASE("doctor names what it finds") {
+  Setting setting;
+  auto host = setting.open_host();
+  const auto healthy = host->doctor();
+  CHECK(healthy.result == POOLSHIFT_OK);
+  setting.world.secrets.clear();
+  const auto sick = host->doctor();
+  CHECK(sick.result == POOLSHIFT_HELD);
+}
+
+}  // namespace poolshift

@@ -1,0 +1,87 @@
+// Bad input gets one clear sentence and nothing else.
+#include <catch2/catch.hpp>
+
+#include "engine/host.h"
+#include "flow/request.h"
+
+namespace poolshift {
+
+namespace {
+
+Error error_of(const std::string& text) {
+  const auto request = parse_request(text);
+  REQUIRE_FALSE(request);
+  CHECK(request.error().code == ErrorCode::invalid);
+  CHECK_FALSE(request.error().advice.empty());
+  return request.error();
+}
+
+std::string with(const std::string& more) {
+  return R"({"schema":1,"domain":"guest","disk":"vda","target":"ssd/disk")" + more + "}";
+}
+
+}  // namespace
+
+TEST_CASE("a whole request") {
+  const auto request = parse_request(
+      with(R"(,"source":"hdd/ns/disk","create":true,"engine":"mirror","bandwidth_bytes_per_s":1048576,)"
+           R"("source_after":"trash","target_access":{"mon_hosts":["[::1]:6789"],"user":"u","secret_uuid":"s"})"));
+  REQUIRE(request);
+  CHECK(request->domain == "guest");
+  CHECK(request->target == ImageName{"ssd", "", "disk"});
+  CHECK(request->source == ImageName{"hdd", "ns", "disk"});
+  CHECK(request->create);
+  CHECK(request->engine == Engine::mirror);
+  CHECK(request->bandwidth_bytes_per_s == 1048576);
+  CHECK(request->source_after == SourceAfter::trash);
+  CHECK(request->target_access->mon_hosts == std::vector<std::string>{"[::1]:6789"});
+}
+
+TEST_CASE("malformed requests") {
+  CHECK(error_of("").message.find("the request is not JSON") == 0);
+  CHECK(error_of("{").message.find("the request is not JSON") == 0);
+  CHECK(error_of("[]").message == "the request is a JSON array");
+  CHECK(error_of("{}").message == "the request has no \"schema\": 1");
+  CHECK(error_of(R"({"schema":2})").message == "the request has no \"schema\": 1");
+  CHECK(error_of(R"({"schema":1})").message == "key 'domain' of the request is missing");
+  CHECK(error_of("{\"schema\":1,\"domain\":\"\xff\xfe\"}").message.find("not JSON") != std::string::npos);
+  CHECK(error_of(std::string(kMaxRequestBytes + 1, ' ')).message == "the request has 1048577 bytes");
+  CHECK(error_of(std::string(100'000, '[')).message.find("the request is not JSON") == 0);
+}
+
+TEST_CASE("requests with wrong keys and values") {
+  CHECK(error_of(with(R"(,"sorce":"a/b")")).message == "the request has the unknown key 'sorce'");
+  CHECK(error_of(with(R"(,"create":"yes")")).message == "key 'create' of the request is a string");
+  CHECK(error_of(with(R"(,"engine":"warp")")).message == "key 'engine' of the request is 'warp'");
+  CHECK(error_of(with(R"(,"bandwidth_bytes_per_s":-1)")).message == "key 'bandwidth_bytes_per_s' of the request is -1");
+  CHECK(error_of(with(R"(,"bandwidth_bytes_per_s":1.5)")).message ==
+        "key 'bandwidth_bytes_per_s' of the request is 1.5");
+  CHECK(error_of(with(R"(,"source":7)")).message == "key 'source' of the request is a number");
+  CHECK(error_of(with(R"(,"target_access":{"password":"x"})")).message ==
+        "the target_access has the unknown key 'password'");
+  const auto domain = [](const std::string& name) {
+    return R"({"schema":1,"disk":"vda","target":"a/b","domain":")" + name + "\"}";
+  };
+  CHECK(error_of(domain("")).message == "key 'domain' of the request is empty");
+  CHECK(error_of(domain(std::string(256, 'x'))).message == "key 'domain' of the request has 256 bytes");
+  CHECK(error_of(domain("a\\u0000b")).message == "key 'domain' of the request holds a control character");
+}
+
+TEST_CASE("image names") {
+  CHECK(to_string(*parse_image_name("pool/image")) == "pool/image");
+  CHECK(to_string(*parse_image_name("pool/ns/image")) == "pool/ns/image");
+  for (const auto* wrong : {"", "image", "/image", "pool/", "a/b/c/d", "pool//image", "pool/image@snap"}) {
+    INFO(wrong);
+    CHECK_FALSE(parse_image_name(wrong));
+  }
+}
+
+TEST_CASE("host options") {
+  CHECK(parse_host_options(nullptr)->state_dir == "/var/lib/poolshift");
+  CHECK(parse_host_options(R"({"schema":1,"patience_s":5})")->patience_ms == 5'000);
+  CHECK_FALSE(parse_host_options(R"({"schema":1,"state_dir":"relative"})"));
+  CHECK_FALSE(parse_host_options(R"({"schema":1,"log_level":"loud"})"));
+  CHECK_FALSE(parse_host_options(R"({"schema":1,"colour":"red"})"));
+}
+
+}  // namespace poolshift

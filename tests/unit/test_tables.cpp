@@ -1,0 +1,105 @@
+// The transition tables and the recovery table.
+#include <catch2/catch.hpp>
+
+#include "engine/transitions.h"
+#include "flow/recover.h"
+
+namespace poolshift {
+
+namespace {
+
+std::vector<Phase> all_phases() {
+  std::vector<Phase> phases;
+  for (std::size_t i = 0; i < kPhaseCount; ++i) phases.push_back(static_cast<Phase>(i));
+  return phases;
+}
+
+std::vector<Facts> all_facts() {
+  std::vector<Facts> facts;
+  for (auto guest : {Facts::Guest::absent, Facts::Guest::inactive, Facts::Guest::active}) {
+    for (auto disk_on :
+         {Facts::DiskOn::source, Facts::DiskOn::target, Facts::DiskOn::elsewhere, Facts::DiskOn::nowhere}) {
+      for (auto copy : {Facts::Copy::none, Facts::Copy::ours, Facts::Copy::ours_pivoting, Facts::Copy::foreign}) {
+        for (bool never_left : {false, true}) facts.push_back({guest, disk_on, copy, false, never_left});
+      }
+    }
+  }
+  return facts;
+}
+
+}  // namespace
+
+TEST_CASE("phase names are unique and come back") {
+  for (const auto phase : all_phases()) CHECK(phase_named(name_of(phase)) == phase);
+  CHECK_FALSE(phase_named("teleport"));
+}
+
+TEST_CASE("a verb that is not allowed names job, phase and verb") {
+  const auto refused = check_verb(Verb::cancel, Phase::retire, "0123456789ab");
+  REQUIRE_FALSE(refused);
+  CHECK(refused.error().code == ErrorCode::refused);
+  CHECK(refused.error().message == "'cancel' is not allowed for job '0123456789ab' in phase 'retire'");
+  CHECK(refused.error().advice.find("point of no return") != std::string::npos);
+  CHECK(check_verb(Verb::cancel, Phase::copy, "0123456789ab"));
+}
+
+TEST_CASE("whatever is seen, the verdict is a legal move or stays") {
+  for (const auto phase : all_phases()) {
+    if (has_ended(phase) || is_held(phase)) continue;
+    for (const auto& facts : all_facts()) {
+      const auto verdict = decide(phase, facts);
+      INFO(name_of(phase) << " -> " << name_of(verdict.next) << ": " << verdict.why);
+      CHECK((verdict.next == phase || may_move(phase, verdict.next)));
+      // A held job is taken up from its phase; the move must be legal from every parking place that phase can lead to.
+      for (const auto held : {Phase::held_on_source, Phase::held_unknown, Phase::held_on_target}) {
+        if (!may_move(phase, held)) continue;
+        const bool stays = is_held(verdict.next);
+        INFO("from " << name_of(held));
+        const bool backwards = held == Phase::held_on_target && verdict.next != Phase::retire;
+        CHECK((stays || backwards || may_move(held, verdict.next)));
+      }
+    }
+  }
+}
+
+TEST_CASE("once the guest may have been on the target, undo needs the proof that it never left") {
+  for (const auto& facts : all_facts()) {
+    CHECK(decide(Phase::retire, facts).next != Phase::undo);
+    if (decide(Phase::pivot, facts).next == Phase::undo) {
+      CHECK(facts.never_left_source);
+      CHECK(facts.guest == Facts::Guest::active);
+      CHECK(facts.disk_on == Facts::DiskOn::source);
+      CHECK(facts.copy == Facts::Copy::none);
+    }
+  }
+}
+
+TEST_CASE("a disk that is on another image, or has somebody else's copy, is never acted on") {
+  for (const auto phase : {Phase::prepare, Phase::copy, Phase::pivot, Phase::retire, Phase::undo}) {
+    for (const auto& facts : all_facts()) {
+      if (facts.copy == Facts::Copy::foreign || facts.disk_on == Facts::DiskOn::elsewhere) {
+        CHECK(is_held(decide(phase, facts).next));
+      }
+    }
+  }
+}
+
+TEST_CASE("undo never runs while the disk names the target") {
+  for (const auto phase : {Phase::prepare, Phase::copy, Phase::pivot, Phase::retire, Phase::undo}) {
+    for (const auto& facts : all_facts()) {
+      if (facts.disk_on == Facts::DiskOn::target) CHECK(decide(phase, facts).next != Phase::undo);
+    }
+  }
+}
+
+TEST_CASE("a verdict says where the guest is only when that is known") {
+  for (const auto phase : {Phase::prepare, Phase::copy, Phase::pivot, Phase::retire, Phase::undo}) {
+    for (const auto& facts : all_facts()) {
+      const auto verdict = decide(phase, facts);
+      if (facts.disk_on == Facts::DiskOn::target) CHECK(verdict.guest_on != GuestOn::source);
+      if (facts.disk_on == Facts::DiskOn::source) CHECK(verdict.guest_on != GuestOn::target);
+    }
+  }
+}
+
+}  // namespace poolshift

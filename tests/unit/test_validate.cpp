@@ -1,0 +1,235 @@
+// Each check of the validation on the fakes: what refuses, in which words, and that nothing is changed.
+#include <catch2/catch.hpp>
+
+#include <functional>
+
+#include "fakes/fake_world.h"
+#include "flow/tag.h"
+#include "flow/validate.h"
+
+namespace poolshift {
+
+using fakes::FakeWorld;
+
+namespace {
+
+const ImageName kSource{"volumes-hdd", "", "disk"};
+const ImageName kTarget{"volumes-ssd", "", "disk"};
+constexpr std::uint64_t kSizeBytes = 64 * fakes::kBlockBytes;
+
+struct Setting {
+  FakeWorld world;
+  fakes::FakeDomain* domain;
+  SwapRequest request;
+  ValidateOptions options;
+
+  Setting() {
+    world.add_image(kSource, kSizeBytes);
+    world.add_image(kTarget, kSizeBytes);
+    domain = &world.add_domain("guest", {FakeWorld::disk_on("vda", kSource)});
+    world.fill(*domain, "vda", 8);
+    request.domain = "guest";
+    request.disk = "vda";
+    request.target = kTarget;
+  }
+
+  fakes::FakeImage& source() { return *world.image(kSource); }
+  fakes::FakeImage& target() { return *world.image(kTarget); }
+  fakes::FakeDisk& disk() { return domain->disks.front(); }
+  Pool& pool() { return world.pools.at("volumes-ssd").pool; }
+
+  Result<Validation> validate_now() {
+    auto hypervisor = world.hypervisor();
+    auto storage = world.storage();
+    auto system = world.system();
+    JobStore store(*system, "/state");
+    return validate({*hypervisor, *storage, *system}, store, request, options);
+  }
+};
+
+struct Refusal {
+  const char* check;
+  const char* words;  // part of what was found
+  std::function<void(Setting&)> arrange;
+};
+
+const Refusal kRefusals[] = {
+    {"engine", "handover", [](Setting& s) { s.request.engine = Engine::handover; }},
+    {"domain", "does not exist", [](Setting& s) { s.request.domain = "nobody"; }},
+    {"domain", "is shut off", [](Setting& s) { s.world.kill_qemu(*s.domain); }},
+    {"disk", "has no disk 'vdz'", [](Setting& s) { s.request.disk = "vdz"; }},
+    {"disk", "not an RBD image", [](Setting& s) { s.disk().shown.image.reset(); }},
+    {"disk_source", "the request names volumes-hdd/other",
+     [](Setting& s) { s.request.source = ImageName{"volumes-hdd", "", "other"}; }},
+    {"shareable", "<shareable/>", [](Setting& s) { s.disk().shown.shareable = true; }},
+    {"read_only", "is read-only", [](Setting& s) { s.disk().shown.read_only = true; }},
+    {"encryption", "is encrypted", [](Setting& s) { s.disk().shown.encrypted = true; }},
+    {"overlay", "has a backing file", [](Setting& s) { s.disk().shown.has_overlay = true; }},
+    {"block_job", "has a block job", [](Setting& s) { s.disk().shown.other_block_job = true; }},
+    {"other_domains", "is also disk 'vdb' of domain 'other'",
+     [](Setting& s) { s.world.add_domain("other", {FakeWorld::disk_on("vdb", kSource)}); }},
+    {"other_domains", "target volumes-ssd/disk is disk 'vdb' of domain 'other'",
+     [](Setting& s) { s.world.add_domain("other", {FakeWorld::disk_on("vdb", kTarget)}); }},
+    {"cluster", "refuses user", [](Setting& s) { s.world.secrets["secret"] = "wrong"; }},
+    {"cluster", "does not exist", [](Setting& s) { s.world.secrets.clear(); }},
+    {"cluster", "would use cluster",
+     [](Setting& s) {
+       s.world.fsid_by_conf["/other.conf"] = "another-fsid";
+       s.options.ceph_conf = "/other.conf";
+     }},
+    {"cluster", "the cluster of the target is another-fsid",
+     [](Setting& s) {
+       s.world.fsid_by_conf["/other.conf"] = "another-fsid";
+       s.request.target_access = ClusterAccess{{}, "cinder", "secret", "", "/other.conf"};
+     }},
+    {"source_watchers", "open in 2 clients", [](Setting& s) { s.source().watchers["somebody"] = -1; }},
+    {"source_watchers", "open in 0 clients", [](Setting& s) { s.source().watchers.clear(); }},
+    {"source_migration", "rbd migration", [](Setting& s) { s.source().migrating = true; }},
+    {"source_snapshots", "is to go to the trash",
+     [](Setting& s) {
+       s.source().snapshots = {"one"};
+       s.request.source_after = SourceAfter::trash;
+     }},
+    {"target", "is the source", [](Setting& s) { s.request.target = kSource; }},
+    {"rbd_namespace", "libvirt 9.0.0 cannot open", [](Setting& s) { s.request.target.rbd_namespace = "ns"; }},
+    {"target_pool", "pool 'nowhere' does not exist", [](Setting& s) { s.request.target.pool = "nowhere"; }},
+    {"target_pool", "no application 'rbd'", [](Setting& s) { s.pool().has_application_rbd = false; }},
+    {"target_pool", "erasure-coded", [](Setting& s) { s.pool().erasure_coded = true; }},
+    {"target_pool_flags", "'full'", [](Setting& s) { s.pool().full = true; }},
+    {"target_pool_flags", "'backfillfull'", [](Setting& s) { s.pool().backfillfull = true; }},
+    {"target_pool_flags", "'nearfull'", [](Setting& s) { s.pool().nearfull = true; }},
+    {"target_rights", "may not write", [](Setting& s) { s.world.pools.at("volumes-ssd").allowed = false; }},
+    {"health", "PG_AVAILABILITY",
+     [](Setting& s) { s.world.health = {{"PG_AVAILABILITY", "HEALTH_WARN", "1 pg inactive", {}}}; }},
+    {"target", "does not exist", [](Setting& s) { s.request.target.image = "nothing"; }},
+    {"target", "exists, and --create", [](Setting& s) { s.request.create = true; }},
+    {"target_watchers", "open in 1 clients", [](Setting& s) { s.target().watchers["somebody"] = -1; }},
+    {"target_locks", "locked by client.5", [](Setting& s) { s.target().lockers = {"client.5"}; }},
+    {"target_size", "less than the source's", [](Setting& s) { s.target().spec.size_bytes -= 1; }},
+    {"target_features", "0x40", [](Setting& s) { s.target().spec.features |= 0x40; }},
+    {"target_state", "rbd migration", [](Setting& s) { s.target().migrating = true; }},
+    {"target_state", "mirrored", [](Setting& s) { s.target().mirroring = true; }},
+    {"target_state", "is a clone", [](Setting& s) { s.target().parent = "pool/image@snap"; }},
+    {"target_state", "in a group", [](Setting& s) { s.target().group = "pool/group"; }},
+    {"target_state", "has snapshots", [](Setting& s) { s.target().snapshots = {"one"}; }},
+    {"target_state", "belongs to job", [](Setting& s) { s.target().spec.metadata[kJobKey] = "0123456789ab"; }},
+    {"target_empty", "holds 4096 bytes", [](Setting& s) { s.target().blocks[0] = 1; }},
+    {"target_data_pool", "without overwrites",
+     [](Setting& s) {
+       s.target().spec.data_pool = "ec";
+       s.world.pools["ec"].pool = s.pool();
+       s.world.pools["ec"].pool.erasure_coded = true;
+     }},
+    {"room", "has room for", [](Setting& s) { s.pool().max_avail_bytes = 8 * fakes::kBlockBytes; }},
+    {"quota_bytes", "of its quota",
+     [](Setting& s) {
+       s.pool().quota_bytes = 8 * fakes::kBlockBytes;
+       s.pool().stored_bytes = fakes::kBlockBytes;
+     }},
+    {"quota_bytes", "bytes that its quota allows",
+     [](Setting& s) {
+       s.pool().quota_bytes = 1;
+       s.pool().stored_bytes = 1;
+     }},
+    {"quota_objects", "objects left",
+     [](Setting& s) {
+       s.pool().quota_objects = 10;
+       s.pool().objects = 9;
+     }},
+    {"quota_objects", "objects that its quota allows",
+     [](Setting& s) {
+       s.pool().quota_objects = 10;
+       s.pool().objects = 10;
+     }},
+    {"room_while_copying", "until it is made thin again",
+     [](Setting& s) {
+       s.disk().shown.unmaps = false;
+       for (auto* image : {&s.source(), &s.target()}) image->spec.size_bytes = 1ULL << 40;
+       s.pool().max_avail_bytes = 1ULL << 39;
+     }},
+};
+
+std::string state_of(FakeWorld& world) {
+  std::string text;
+  for (const auto& [name, image] : world.images) {
+    text += name + std::to_string(image.spec.size_bytes) + std::to_string(image.spec.metadata.size()) +
+            std::to_string(image.blocks.size()) + std::to_string(image.watchers.size());
+  }
+  for (const auto& [path, file] : world.files) {
+    if (!path.ends_with(".lock")) text += path;
+  }
+  return text + std::to_string(world.trash.size());
+}
+
+}  // namespace
+
+TEST_CASE("a request that is right passes, and nothing is changed") {
+  Setting setting;
+  const auto before = state_of(setting.world);
+  const auto validation = setting.validate_now();
+  REQUIRE(validation);
+  for (const auto& check : validation->checks) {
+    INFO(check.name << ": " << check.found);
+    CHECK(check.outcome == Check::Outcome::pass);
+  }
+  CHECK(validation->plan.source == kSource);
+  CHECK(validation->plan.target == kTarget);
+  CHECK(validation->plan.source_used_bytes == 8 * fakes::kBlockBytes);
+  CHECK(validation->plan.source_watcher == FakeWorld::watcher_of(*setting.domain, kSource));
+  CHECK(state_of(setting.world) == before);
+}
+
+TEST_CASE("each check refuses with its name, what was found and what to do, and nothing is changed") {
+  for (const auto& refusal : kRefusals) {
+    INFO(refusal.check << ": " << refusal.words);
+    Setting setting;
+    refusal.arrange(setting);
+    const auto before = state_of(setting.world);
+    const auto validation = setting.validate_now();
+    REQUIRE(validation);
+    CHECK(validation->refused());
+    bool said = false;
+    for (const auto& check : validation->checks) {
+      if (check.outcome != Check::Outcome::refuse) continue;
+      UNSCOPED_INFO(check.name << " refuses: " << check.found);
+      CHECK_FALSE(check.advice.empty());
+      said = said || (check.name == refusal.check && check.found.find(refusal.words) != std::string::npos);
+    }
+    CHECK(said);
+    CHECK(state_of(setting.world) == before);
+  }
+}
+
+TEST_CASE("a created target gets the source's layout") {
+  Setting setting;
+  setting.request.create = true;
+  setting.request.target.image = "created";
+  setting.source().spec.order = 20;
+  setting.source().spec.features |= 2 | 128;  // striping and data pool follow from the layout
+  setting.source().spec.stripe_unit = 65536;
+  setting.source().spec.stripe_count = 4;
+  setting.source().spec.data_pool = "ec";
+  setting.source().spec.metadata = {{"owner", "somebody"}, {"poolshift.job", "old"}};
+  const auto validation = setting.validate_now();
+  REQUIRE(validation);
+  REQUIRE_FALSE(validation->refused());
+  const auto& spec = validation->plan.target_spec;
+  CHECK(spec.size_bytes == kSizeBytes);
+  CHECK(spec.order == 20);
+  CHECK(spec.features == 61);
+  CHECK(spec.stripe_unit == 65536);
+  CHECK(spec.stripe_count == 4);
+  CHECK(spec.data_pool.empty());
+  CHECK(spec.metadata == std::map<std::string, std::string>{{"owner", "somebody"}});
+}
+
+TEST_CASE("when nobody answers, validation fails instead of refusing") {
+  Setting hypervisor_away;
+  hypervisor_away.world.hypervisor_away_until_ms = 1'000'000;
+  CHECK(hypervisor_away.validate_now().error().code == ErrorCode::unreachable);
+  Setting cluster_away;
+  cluster_away.world.cluster_away_until_ms = 1'000'000;
+  CHECK(cluster_away.validate_now().error().code == ErrorCode::unreachable);
+}
+
+}  // namespace poolshift
