@@ -208,7 +208,7 @@ int poolshift_job_set(poolshift_job* job, const char* settings, char** error) {
     if (settings == nullptr) return missing(error, "settings");
     const auto bandwidth = parse_settings(settings);
     if (!bandwidth) return fail(error, bandwidth.error());
-    if (auto set = job->host->host->set_bandwidth(job->id, *bandwidth); !set) return fail(error, set.error());
+    if (auto set = job->host->host->set_bandwidth(job->id, *bandwidth, job->local.get()); !set) return fail(error, set.error());
     return POOLSHIFT_OK;
   });
 }
@@ -216,7 +216,7 @@ int poolshift_job_set(poolshift_job* job, const char* settings, char** error) {
 int poolshift_job_cancel(poolshift_job* job, char** error) {
   return guarded(error, [&] {
     if (job == nullptr) return missing(error, "job");
-    if (auto asked = job->host->host->cancel(job->id); !asked) return fail(error, asked.error());
+    if (auto asked = job->host->host->cancel(job->id, job->local.get()); !asked) return fail(error, asked.error());
     return POOLSHIFT_OK;
   });
 }

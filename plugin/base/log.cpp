@@ -2,6 +2,8 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
+#include <vector>
 
 #include <fmt/core.h>
 #include <spdlog/sinks/basic_file_sink.h>
@@ -12,16 +14,32 @@ namespace poolshift {
 
 namespace {
 
-// Loggers are never freed: a job's thread may still hold the one before.
-std::atomic<spdlog::logger*>& current() {
-  static std::atomic<spdlog::logger*> logger{
-      new spdlog::logger("poolshift", std::make_shared<spdlog::sinks::null_sink_mt>())};
-  return logger;
+// All loggers that ever were: a job's thread may still use the one before.
+class Loggers {
+ public:
+  Loggers() { use(std::make_unique<spdlog::logger>("poolshift", std::make_shared<spdlog::sinks::null_sink_mt>())); }
+
+  void use(std::unique_ptr<spdlog::logger> logger) {
+    const std::lock_guard lock(mutex_);
+    current_ = logger.get();
+    all_.push_back(std::move(logger));
+  }
+  spdlog::logger& current() { return *current_; }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<spdlog::logger>> all_;
+  std::atomic<spdlog::logger*> current_{nullptr};
+};
+
+Loggers& loggers() {
+  static auto& all = *new Loggers;  // outlives every thread
+  return all;
 }
 
 }  // namespace
 
-spdlog::logger& log() { return *current().load(); }
+spdlog::logger& log() { return loggers().current(); }
 
 Status open_log(const std::string& file, const std::string& level) {
   spdlog::sink_ptr sink;
@@ -38,11 +56,11 @@ Status open_log(const std::string& file, const std::string& level) {
                    "Give a file that can be written, or none."};
     }
   }
-  auto* logger = new spdlog::logger("poolshift", std::move(sink));
+  auto logger = std::make_unique<spdlog::logger>("poolshift", std::move(sink));
   logger->set_level(spdlog::level::from_str(level));
   logger->flush_on(spdlog::level::info);
   logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
-  current().store(logger);
+  loggers().use(std::move(logger));
   return {};
 }
 

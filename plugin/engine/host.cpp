@@ -15,11 +15,23 @@ namespace {
 
 constexpr std::int64_t kValidateRetryMs = 1'000;
 
-json refusal(const Error& error, const char* state, GuestOn guest_on) {
+// The report of a request of which no job was made.
+Host::Answer refusal(const SwapRequest& request, const Error& error) {
+  Validation nothing_checked;
+  nothing_checked.plan = plan_for(request);
+  auto report = report_of(nothing_checked);
+  report["state"] = "refused";
+  report["error"] = error_to_json(error);
+  // Nobody answered: nothing was changed, which is what the caller needs to know.
+  return {error.code == ErrorCode::unreachable ? POOLSHIFT_REFUSED : result_of(error.code), std::move(report)};
+}
+
+// What can be said of a job whose journal cannot be used.
+json held(const std::string& job_id, const Error& error) {
   return {{"schema", 1},
-          {"job", nullptr},
-          {"state", state},
-          {"guest_on", name_of(guest_on)},
+          {"job", job_id},
+          {"state", "held"},
+          {"guest_on", name_of(GuestOn::unknown)},
           {"checks", json::array()},
           {"error", error_to_json(error)}};
 }
@@ -47,6 +59,17 @@ Result<HostOptions> parse_host_options(const char* text) {
   }
   POOLSHIFT_TRY(reader.finish());
   return options;
+}
+
+void LocalJob::ask(const JobControl& wanted) {
+  const std::lock_guard lock(mutex_);
+  asked_.cancel = asked_.cancel || wanted.cancel;
+  if (wanted.bandwidth_bytes_per_s) asked_.bandwidth_bytes_per_s = wanted.bandwidth_bytes_per_s;
+}
+
+JobControl LocalJob::asked() {
+  const std::lock_guard lock(mutex_);
+  return asked_;
 }
 
 void LocalJob::finish(poolshift_result result, json report) {
@@ -85,7 +108,7 @@ Result<Validation> Host::validate_patiently(const SwapRequest& request, const st
 
 Result<Host::Answer> Host::check(const SwapRequest& request) {
   const auto validation = validate_patiently(request, nullptr);
-  if (!validation) return validation.error();
+  if (!validation) return refusal(request, validation.error());
   return Answer{validation->refused() ? POOLSHIFT_REFUSED : POOLSHIFT_OK, report_of(*validation)};
 }
 
@@ -110,22 +133,21 @@ void Host::carry_out(LocalJob& job, const SwapRequest& request) {
     const Error error{ErrorCode::internal, fmt::format("job '{}' stopped: {}", job.id(), reason.what()),
                       fmt::format("Report it; 'poolshift recover {}' goes on with the job.", job.id())};
     log().critical("{}", error.message);
-    job.finish(POOLSHIFT_INTERNAL, refusal(error, "held", GuestOn::unknown));
+    job.finish(POOLSHIFT_INTERNAL, held(job.id(), error));
   }
 }
 
 Host::Answer Host::carry_out_checked(LocalJob& job, const SwapRequest& request) {
   auto validation = validate_patiently(request, &job.leave());
-  if (!validation) {
-    return {result_of(validation.error().code), refusal(validation.error(), "refused", GuestOn::source)};
-  }
+  if (!validation) return refusal(request, validation.error());
   if (validation->refused()) return {POOLSHIFT_REFUSED, report_of(*validation)};
   JobRecord record = validation->plan;
   record.job_id = job.id();
   record.started_wall_ms = record.changed_wall_ms = ports_.system->wall_clock_ms();
   auto journal = store_.create(record);
-  if (!journal) {
-    return {result_of(journal.error().code), refusal(journal.error(), "refused", GuestOn::source)};
+  if (!journal) return refusal(request, journal.error());
+  if (const auto asked = job.asked(); asked.cancel || asked.bandwidth_bytes_per_s) {
+    if (auto changed = store_.change_control(job.id(), asked); !changed) log().warn("{}", changed.error().message);
   }
   Swap swap(ports(), store_, std::move(*journal), std::move(record), job.leave());
   swap.counters_before = Swap::CountersBefore{validation->counters, validation->counters_ms};
@@ -149,18 +171,24 @@ Result<Host::Answer> Host::look_at(const std::string& job_id) {
   return Answer{result_of(seen->record, seen->running), status_of(*seen)};
 }
 
-Status Host::cancel(const std::string& job_id) {
-  const auto seen = store_.look_at(job_id);
+Status Host::ask(Verb verb, const JobControl& wanted, const std::string& job_id, LocalJob* local) {
+  auto seen = store_.look_at(job_id);
+  if (!seen && seen.error().code == ErrorCode::not_found && local != nullptr && !local->done().wait_ms(0)) {
+    local->ask(wanted);  // it is being validated; its thread asks for this once there is a journal
+    seen = store_.look_at(job_id);
+    if (!seen && seen.error().code == ErrorCode::not_found) return {};
+  }
   if (!seen) return seen.error();
-  POOLSHIFT_TRY(check_verb(Verb::cancel, seen->record.phase, job_id));
-  return store_.change_control(job_id, {true, std::nullopt});
+  POOLSHIFT_TRY(check_verb(verb, seen->record.phase, job_id));
+  return store_.change_control(job_id, wanted);
 }
 
-Status Host::set_bandwidth(const std::string& job_id, std::uint64_t bytes_per_s) {
-  const auto seen = store_.look_at(job_id);
-  if (!seen) return seen.error();
-  POOLSHIFT_TRY(check_verb(Verb::set_bandwidth, seen->record.phase, job_id));
-  return store_.change_control(job_id, {false, bytes_per_s});
+Status Host::cancel(const std::string& job_id, LocalJob* local) {
+  return ask(Verb::cancel, {true, std::nullopt}, job_id, local);
+}
+
+Status Host::set_bandwidth(const std::string& job_id, std::uint64_t bytes_per_s, LocalJob* local) {
+  return ask(Verb::set_bandwidth, {false, bytes_per_s}, job_id, local);
 }
 
 // Those that can be read, oldest first; for the others an entry in `damaged`.
@@ -173,9 +201,7 @@ Result<std::vector<JobStore::Seen>> Host::seen_jobs(json* damaged) {
     if (seen) {
       jobs.push_back(std::move(*seen));
     } else if (seen.error().code != ErrorCode::not_found) {
-      auto entry = refusal(seen.error(), "held", GuestOn::unknown);
-      entry["job"] = id;
-      damaged->push_back(std::move(entry));
+      damaged->push_back(held(id, seen.error()));
     }
   }
   std::stable_sort(jobs.begin(), jobs.end(), [](const auto& one, const auto& other) {

@@ -50,6 +50,9 @@ class LocalJob {
   DoneSignal& done() { return *done_; }
   std::atomic<bool>& leave() { return leave_; }
   void finish(poolshift_result result, nlohmann::json report);
+  // What people asked for before there was a journal to ask it of.
+  void ask(const JobControl& wanted);
+  JobControl asked();
   // After done() was set.
   poolshift_result result() const { return result_; }
   const nlohmann::json& report() const { return report_; }
@@ -58,6 +61,8 @@ class LocalJob {
   const std::string id_;
   std::unique_ptr<DoneSignal> done_;
   std::atomic<bool> leave_{false};
+  std::mutex mutex_;  // guards asked_
+  JobControl asked_;
   poolshift_result result_ = POOLSHIFT_INTERNAL;
   nlohmann::json report_;
 };
@@ -83,8 +88,9 @@ class Host {
   Result<Answer> check(const SwapRequest& request);
   std::shared_ptr<LocalJob> start(const SwapRequest& request);
   Result<Answer> look_at(const std::string& job_id);
-  Status cancel(const std::string& job_id);
-  Status set_bandwidth(const std::string& job_id, std::uint64_t bytes_per_s);
+  // `local` is the job itself when this host runs it, else null.
+  Status cancel(const std::string& job_id, LocalJob* local);
+  Status set_bandwidth(const std::string& job_id, std::uint64_t bytes_per_s, LocalJob* local);
   Result<nlohmann::json> jobs();
   // Every open job that nobody runs, or the one named.
   Result<Answer> recover(const std::string& job_id);
@@ -94,6 +100,7 @@ class Host {
 
  private:
   Ports ports() { return {*ports_.hypervisor, *ports_.storage, *ports_.system}; }
+  Status ask(Verb verb, const JobControl& wanted, const std::string& job_id, LocalJob* local);
   void carry_out(LocalJob& job, const SwapRequest& request);
   Answer carry_out_checked(LocalJob& job, const SwapRequest& request);
   Result<Answer> recover_one(const std::string& job_id);

@@ -111,6 +111,7 @@ json report_of(const Validation& validation) {
   out["checks"] = to_json(validation.checks);
   out["error"] = nullptr;
   if (refused) out["error"] = error_to_json(validation.refusal());
+  if (validation.plan.source == ImageName{}) out["source"] = nullptr;  // not known: the request does not name it
   out["plan"] = nullptr;
   if (!refused) {
     out["plan"] = {{"engine", validation.plan.engine},

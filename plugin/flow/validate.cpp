@@ -34,7 +34,9 @@ constexpr std::pair<int, int> kFirstLibvirtWithNamespaces{11, 6};
 class Validator {
  public:
   Validator(Ports ports, JobStore& store, const SwapRequest& request, const ValidateOptions& options)
-      : ports_(ports), store_(store), request_(request), options_(options) {}
+      : ports_(ports), store_(store), request_(request), options_(options) {
+    out_.plan = plan_for(request);
+  }
 
   // The groups build on each other: the first that refuses is the last that is looked at.
   Result<Validation> run() {
@@ -103,6 +105,7 @@ class Validator {
       return {};
     }
     disk_ = *disk;
+    out_.plan.source = disk_.image.value_or(ImageName{});
     const auto where = fmt::format("disk '{}' of domain '{}'", disk_.target, domain_.name);
     if (!disk_.image) {
       refuse("disk", fmt::format("{} is {}, not an RBD image", where, disk_.described_source),
@@ -511,11 +514,6 @@ class Validator {
     JobRecord& plan = out_.plan;
     plan.domain_uuid = domain_.uuid;
     plan.domain_name = domain_.name;
-    plan.disk = disk_.target;
-    plan.source = *disk_.image;
-    plan.target = request_.target;
-    plan.bandwidth_bytes_per_s = request_.bandwidth_bytes_per_s;
-    plan.source_after = request_.source_after;
     plan.source_watcher = source_.watchers.front();
     plan.source_size_bytes = source_.spec.size_bytes;
     plan.source_used_bytes = source_used_bytes_;
@@ -551,6 +549,17 @@ Error Validation::refusal() const {
     if (check.outcome == Check::Outcome::refuse) return {ErrorCode::refused, check.found, check.advice};
   }
   return {ErrorCode::internal, "nothing was refused", "Report it."};
+}
+
+JobRecord plan_for(const SwapRequest& request) {
+  JobRecord plan;
+  plan.domain_name = request.domain;
+  plan.disk = request.disk;
+  plan.source = request.source.value_or(ImageName{});
+  plan.target = request.target;
+  plan.bandwidth_bytes_per_s = request.bandwidth_bytes_per_s;
+  plan.source_after = request.source_after;
+  return plan;
 }
 
 Result<Validation> validate(Ports ports, JobStore& store, const SwapRequest& request, const ValidateOptions& options) {

@@ -26,6 +26,9 @@ struct Validation {
   Error refusal() const;
 };
 
+// What is known of a job before anything was looked at.
+JobRecord plan_for(const SwapRequest& request);
+
 // Fails only when libvirt or the cluster could not be asked (`unreachable`); what they say ends up in the checks.
 Result<Validation> validate(Ports ports, JobStore& store, const SwapRequest& request, const ValidateOptions& options);
 

@@ -8,6 +8,7 @@
  *     function has it, may be NULL; after a failure it points to a JSON object
  *     {"schema":1,"code":"...","message":"...","advice":"..."}, after success to NULL.
  *     Errors are never kept per thread: under eventlet two calls of one caller may land on two OS threads.
+ *     Texts (`report`, `status`, `list`) may be asked for with NULL when they are not wanted; handles may not.
  *  3. Whatever a function returns through a `char **` belongs to the caller, who gives it to poolshift_free().
  *     `const char *` results belong to the library and live as long as it.
  *  4. Handles may be used from several threads at once, except that nobody may use a handle while or after it is
@@ -86,8 +87,8 @@ POOLSHIFT_API void poolshift_host_close(poolshift_host *host);
 
 /* Validates a request without changing anything. `report` gets the same object as a finished job's report (see
  * poolshift_job_wait) with "state":"checked" or "refused", its "checks" and a "plan". Blocks while libvirtd and the
- * cluster are asked (seconds; bounded by "patience_s"). Any thread. Errors: USAGE, REFUSED (`report` is set as well),
- * HELD (neither could be asked). Since 1.0. */
+ * cluster are asked (seconds; bounded by "patience_s"). Any thread. Errors: USAGE, REFUSED (`report` is set as well; its
+ * error's code is "unreachable" when libvirtd or the cluster did not answer). Since 1.0. */
 POOLSHIFT_API int poolshift_check(poolshift_host *host, const char *request, char **report, char **error);
 
 /* Starts a swap in a thread of the library and returns at once. The request:

@@ -210,6 +210,7 @@ struct Stage {
     REQUIRE(has_ended(last->phase));
     CHECK(last->guest_on == (last->phase == Phase::done ? GuestOn::target : GuestOn::source));
     if (last->phase == Phase::done) {
+      CHECK_FALSE(last->error.has_value());
       check_done();
     } else {
       check_undone();

@@ -131,8 +131,8 @@ void FakeWorld::copy_some(FakeDomain& domain, FakeDisk& disk) {
     return;
   }
   if (mirror.zeroing) {
-    mirror.zeroed_bytes += source->spec.size_bytes / 4;
-    mirror.zeroing = mirror.zeroed_bytes < source->spec.size_bytes;
+    mirror.highest_written_bytes += source->spec.size_bytes / 4;
+    mirror.zeroing = mirror.highest_written_bytes < source->spec.size_bytes;
     return;
   }
   std::uint64_t rate = copy_bytes_per_s;
@@ -142,6 +142,7 @@ void FakeWorld::copy_some(FakeDomain& domain, FakeDisk& disk) {
     const auto block = *mirror.dirty.begin();
     mirror.dirty.erase(mirror.dirty.begin());
     mirror.credit -= static_cast<std::int64_t>(kBlockBytes);
+    mirror.highest_written_bytes = std::max(mirror.highest_written_bytes, (block + 1) * kBlockBytes);
     mirror.copied_bytes += kBlockBytes;
     const auto found = source->blocks.find(block);
     target->blocks[block] = found == source->blocks.end() ? 0 : found->second;
@@ -294,7 +295,7 @@ class FakeHypervisor : public Hypervisor {
   Status start_mirror(const std::string& uuid, const std::string& target, const MirrorOptions& options) override {
     return world_.call([&]() -> Status {
       return on_live_disk(uuid, target, [&](FakeDomain& domain, FakeDisk& disk) -> Status {
-        if (disk.mirror) return failed("the disk has a copy already");
+        if (disk.mirror) return Error{ErrorCode::busy, "the disk has a copy already", "Wait for it."};
         FakeImage* to = world_.image(options.target);
         const FakeImage* from = world_.image(*disk.shown.image);
         if (to == nullptr) return failed("the target does not exist");
@@ -321,10 +322,10 @@ class FakeHypervisor : public Hypervisor {
         if (!disk.mirror) return {};
         const auto& mirror = *disk.mirror;
         if (mirror.zeroing) {
-          progress = MirrorProgress{0, 0, mirror.zeroed_bytes};
+          progress = MirrorProgress{0, 0, mirror.highest_written_bytes};
         } else {
           progress = MirrorProgress{mirror.copied_bytes, mirror.copied_bytes + mirror.dirty.size() * kBlockBytes,
-                                    mirror.zeroed_bytes};
+                                    mirror.highest_written_bytes};
         }
         return {};
       });
@@ -476,6 +477,10 @@ class FakeCluster : public Cluster {
         found.spec = fake.spec;
         for (const auto& [watcher, until_ms] : fake.watchers) found.watchers.push_back(watcher);
         found.lockers = fake.lockers;
+        // QEMU takes the exclusive lock of an image that has the feature.
+        const bool open = std::any_of(fake.watchers.begin(), fake.watchers.end(),
+                                      [](const auto& watcher) { return watcher.first.starts_with("qemu-"); });
+        if (open && (fake.spec.features & 4) != 0) found.lockers.push_back("client.qemu");
         found.snapshots = fake.snapshots;
         found.parent = fake.parent;
         found.group = fake.group;
@@ -504,6 +509,7 @@ class FakeCluster : public Cluster {
     return world_.call([&]() -> Status {
       POOLSHIFT_TRY(pool_usable(name.pool, true));
       if (world_.image(name) != nullptr) return exists(name);
+      if (!spec.data_pool.empty()) POOLSHIFT_TRY(pool_usable(spec.data_pool, true));
       FakeImage& fake = world_.images[to_string(name)];
       fake.id = world_.next_id();
       fake.spec = spec;
@@ -683,7 +689,9 @@ class FakeSystem : public System {
 
   Status append_file(const std::string& path, const std::string& content) override {
     return world_.call([&]() -> Status {
-      FakeFile& file = world_.files[path];
+      const auto found = world_.files.find(path);
+      if (found == world_.files.end()) return not_found(path);
+      FakeFile& file = found->second;
       file.content += world_.torn_now() ? content.substr(0, content.size() / 2) : content;
       file.durable = file.content;
       file.is_durable = true;
@@ -693,7 +701,9 @@ class FakeSystem : public System {
 
   Status truncate_file(const std::string& path, std::uint64_t size_bytes) override {
     return world_.call([&]() -> Status {
-      FakeFile& file = world_.files[path];
+      const auto found = world_.files.find(path);
+      if (found == world_.files.end()) return not_found(path);
+      FakeFile& file = found->second;
       file.content.resize(size_bytes);
       file.durable = file.content;
       return {};

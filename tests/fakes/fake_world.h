@@ -41,7 +41,7 @@ struct FakeMirror {
   MirrorOptions options;
   std::set<std::uint64_t> dirty;  // blocks that the target does not have yet
   std::uint64_t copied_bytes = 0;
-  std::uint64_t zeroed_bytes = 0;
+  std::uint64_t highest_written_bytes = 0;
   bool zeroing = false;
   bool ready = false;
   bool ending = false;       // cancelled: gone at the next tick

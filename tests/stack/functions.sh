@@ -90,6 +90,8 @@ belongs_to() {
     *) return 1 ;;
   esac
   { mapfile -d '' -t args <"/proc/$pid/cmdline"; } 2>/dev/null || return 1
+  # The script tests/stack/libvirtd has the daemon's name and the folder as its argument too.
+  [[ $comm != libvirtd || ${args[0]-} != */bash ]] || return 1
   for arg in "${args[@]}"; do
     [[ $arg == "$dir" || $arg == "$dir"/* || $arg == *[=:\"]"$dir"/* ]] && is_running "$pid" && return 0
   done

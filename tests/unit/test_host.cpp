@@ -91,7 +91,7 @@ TEST_CASE("a job that is done reports what was done") {
   CHECK(report["seconds"]["total"].get<double>() > 0);
   CHECK(host->look_at(job->id())->json["state"] == "done");
   CHECK(host->jobs()->at("jobs").size() == 1);
-  CHECK(host->cancel(job->id()).error().code == ErrorCode::refused);
+  CHECK(host->cancel(job->id(), nullptr).error().code == ErrorCode::refused);
 }
 
 TEST_CASE("a refused request leaves no job behind") {
@@ -104,6 +104,31 @@ TEST_CASE("a refused request leaves no job behind") {
   CHECK(job->report()["job"].is_null());
   CHECK(job->report()["error"]["code"] == "refused");
   CHECK(host->jobs()->at("jobs").empty());
+}
+
+TEST_CASE("a cancel that comes before there is a journal is not lost") {
+  Setting setting;
+  setting.world.hypervisor_away_until_ms = 5'000;  // it is validating for a while
+  auto host = setting.open_host();
+  auto job = host->start(setting.request);
+  job->ask({true, std::nullopt});
+  REQUIRE(job->done().wait_ms(60'000));
+  CHECK(job->result() == POOLSHIFT_CANCELLED);
+  CHECK(job->report()["state"] == "cancelled");
+  CHECK(job->report()["guest_on"] == "source");
+}
+
+TEST_CASE("when nobody answers, nothing is changed and the request is refused as unreachable") {
+  Setting setting;
+  setting.world.hypervisor_away_until_ms = 1'000'000'000;
+  auto host = setting.open_host();
+  const auto job = setting.run_one(*host);
+  CHECK(job->result() == POOLSHIFT_REFUSED);
+  CHECK(job->report()["state"] == "refused");
+  CHECK(job->report()["target"] == "volumes-ssd/disk");
+  CHECK(job->report()["domain"] == "guest");
+  CHECK(job->report()["error"]["code"] == "unreachable");
+  CHECK(host->check(setting.request)->result == POOLSHIFT_REFUSED);
 }
 
 TEST_CASE("a job that was left is held, and recover ends it") {

@@ -1,0 +1,383 @@
+#include "options.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <boost/program_options/errors.hpp>
+#include <boost/program_options/parsers.hpp>
+#include <boost/program_options/variables_map.hpp>
+#include <cstdlib>
+#include <filesystem>
+#include <sstream>
+
+#include "sizes.h"
+#include "text.h"
+
+namespace poolshift::cli {
+
+namespace po = boost::program_options;
+
+namespace {
+
+constexpr unsigned kHelpColumns = 100;
+constexpr const char* kJobs = "JOB";  // the positional arguments, kept out of the help
+
+po::typed_value<std::string>* text(const char* value_name) {
+  return po::value<std::string>()->value_name(value_name);
+}
+
+po::options_description host_options() {
+  po::options_description group("Options of every command", kHelpColumns);
+  auto add = group.add_options();
+  add("connect", text("URI"), "libvirt's URI (default: $LIBVIRT_DEFAULT_URI, else qemu:///system)");
+  add("conf", text("FILE"),
+      "Ceph configuration file to reach the cluster with (default: $CEPH_CONF, else what the domain's XML "
+      "says)");
+  add("state-dir", text("DIR"),
+      "folder of the journals (default: $POOLSHIFT_STATE_DIR, else /var/lib/poolshift)");
+  add("patience", text("SECONDS"),
+      "how long libvirtd or the cluster may be away before a job is held (default: 60)");
+  add("log-file", text("FILE"), "append the library's log to FILE; '-' is stderr (default: no log)");
+  add("verbose,v", po::bool_switch(), "log details too; to stderr when there is no --log-file");
+  add("help,h", po::bool_switch(), "print this help");
+  return group;
+}
+
+std::string from_environment(const char* variable, const char* otherwise) {
+  const char* value = std::getenv(variable);
+  return value && *value ? value : otherwise;
+}
+
+// The library may use the path later from somewhere else ('recover'). Ceph expands "~" and "$cluster" by
+// itself.
+std::string absolute(const std::string& path) {
+  if (path.empty() || path == "-" || path[0] == '/' || path[0] == '~' || path[0] == '$') return path;
+  std::error_code ignored;
+  const auto full = std::filesystem::absolute(path, ignored);
+  return full.empty() ? path : full.string();
+}
+
+std::string help_advice(const Command& command) {
+  return fmt::format("See 'poolshift {} --help'.", command.name);
+}
+
+std::vector<std::string> names_of(const po::options_description& options) {
+  std::vector<std::string> names;
+  for (const auto& option : options.options()) names.push_back("--" + option->long_name());
+  return names;
+}
+
+Failure unknown_option(const Command& command, const std::string& word,
+                       const po::options_description& known) {
+  const auto near = nearest(word.substr(0, word.find('=')), names_of(known));
+  const auto message = fmt::format("there is no option '{}'", word);
+  if (near.empty()) return usage_error(message, help_advice(command));
+  return usage_error(message, fmt::format("Did you mean '{}'? {}", near, help_advice(command)));
+}
+
+// Boost.Program_options tells what it found only by exceptions; they end here.
+Failure syntax_failure(const Command& command, const po::error& error, const po::options_description& known) {
+  if (const auto* unknown = dynamic_cast<const po::unknown_option*>(&error)) {
+    return unknown_option(command, unknown->get_option_name(), known);
+  }
+  if (const auto* twice = dynamic_cast<const po::multiple_occurrences*>(&error)) {
+    return usage_error(fmt::format("'{}' is given more than once", twice->get_option_name()),
+                       "Give it once.");
+  }
+  if (const auto* syntax = dynamic_cast<const po::invalid_command_line_syntax*>(&error)) {
+    const auto name = syntax->get_option_name();
+    if (syntax->kind() == po::invalid_syntax::extra_parameter) {
+      return usage_error(fmt::format("'{}' takes no value, but is given one", name),
+                         "Leave out what follows the '='.");
+    }
+    return usage_error(fmt::format("'{}' needs a value, and none is given", name),
+                       fmt::format("Give one; if it begins with '-', write {}=VALUE.", name));
+  }
+  return usage_error(fmt::format("the arguments cannot be read: {}", error.what()), help_advice(command));
+}
+
+Outcome<po::variables_map> parse_words(const Command& command, const std::vector<std::string>& arguments,
+                                       const po::options_description& known) {
+  po::options_description all;
+  all.add(known);
+  all.add_options()(kJobs, po::value<std::vector<std::string>>());
+  po::positional_options_description positional;
+  positional.add(kJobs, -1);
+  namespace style = po::command_line_style;
+  try {
+    po::variables_map values;
+    // No guessing of shortened names: scripts would break when an option is added.
+    po::store(po::command_line_parser(arguments)
+                  .options(all)
+                  .positional(positional)
+                  .style(style::unix_style & ~style::allow_guessing)
+                  .run(),
+              values);
+    return values;
+  } catch (const po::error& error) {
+    return syntax_failure(command, error, known);
+  }
+}
+
+bool given(const po::variables_map& values, const char* name) { return values.count(name) != 0; }
+
+std::string text_of(const po::variables_map& values, const char* name, const std::string& otherwise = "") {
+  return given(values, name) ? values[name].as<std::string>() : otherwise;
+}
+
+bool flag_of(const po::variables_map& values, const char* name) {
+  return given(values, name) && values[name].as<bool>();
+}
+
+Outcome<std::string> choice_of(const po::variables_map& values, const char* name,
+                               const std::vector<std::string>& choices) {
+  const auto word = text_of(values, name, choices.front());
+  std::string list;
+  for (const auto& choice : choices) {
+    if (word == choice) return word;
+    list += (list.empty() ? "" : choice == choices.back() ? " or " : ", ") + choice;
+  }
+  return usage_error(fmt::format("'--{}' is given '{}', which it does not know", name, word),
+                     fmt::format("Give {}.", list));
+}
+
+Outcome<std::uint64_t> patience_of(const std::string& word) {
+  constexpr std::uint64_t kMost = 24 * 3600;
+  std::uint64_t seconds = 0;
+  bool digits = !word.empty() && word.size() <= 6;
+  for (char c : word) {
+    digits = digits && c >= '0' && c <= '9';
+    if (digits) seconds = seconds * 10 + static_cast<std::uint64_t>(c - '0');
+  }
+  if (digits && seconds >= 1 && seconds <= kMost) return seconds;
+  return usage_error(fmt::format("'--patience' is given '{}'", word),
+                     fmt::format("Give whole seconds from 1 to {}.", kMost));
+}
+
+// An empty value is never meant: a script's variable was empty. Nor is another option's name: a value was
+// forgotten, and Boost.Program_options takes the next word for it.
+Outcome<bool> check_values(const po::variables_map& values, const po::options_description& known) {
+  const auto names = names_of(known);
+  for (const auto& [name, value] : values) {
+    const auto* word = boost::any_cast<std::string>(&value.value());
+    if (!word) continue;
+    if (word->empty()) {
+      return usage_error(fmt::format("'--{}' is given an empty value", name),
+                         "Give a value, or leave the option out.");
+    }
+    if (std::find(names.begin(), names.end(), word->substr(0, word->find('='))) != names.end()) {
+      return usage_error(fmt::format("'--{}' needs a value, and is followed by '{}'", name, *word),
+                         "Give a value.");
+    }
+  }
+  return true;
+}
+
+Outcome<bool> check_arguments_utf8(const std::vector<std::string>& arguments) {
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    if (!is_utf8(arguments[i])) {
+      return usage_error(fmt::format("argument {} after the command is not UTF-8", i + 1),
+                         "Give all text as UTF-8.");
+    }
+  }
+  return true;
+}
+
+Outcome<HostOptions> host_of(const po::variables_map& values) {
+  HostOptions host;
+  host.connect = text_of(values, "connect", from_environment("LIBVIRT_DEFAULT_URI", "qemu:///system"));
+  host.ceph_conf = absolute(text_of(values, "conf", from_environment("CEPH_CONF", "")));
+  host.state_dir =
+      absolute(text_of(values, "state-dir", from_environment("POOLSHIFT_STATE_DIR", "/var/lib/poolshift")));
+  host.log_file = absolute(text_of(values, "log-file"));
+  host.verbose = flag_of(values, "verbose");
+  for (const auto* value : {&host.connect, &host.ceph_conf, &host.state_dir}) {
+    if (!is_utf8(*value)) {
+      return usage_error("one of LIBVIRT_DEFAULT_URI, CEPH_CONF and POOLSHIFT_STATE_DIR is not UTF-8",
+                         "Set it to UTF-8 text, or give the option.");
+    }
+  }
+  if (given(values, "patience")) {
+    const auto patience = patience_of(text_of(values, "patience"));
+    if (!patience) return patience.failure();
+    host.patience_s = *patience;
+  }
+  for (const char* name : {"connect", "conf", "state-dir"}) {
+    if (given(values, name))
+      host.as_given += fmt::format(" --{} {}", name, shell_quoted(text_of(values, name)));
+  }
+  return host;
+}
+
+Outcome<RequestOptions> request_of(const Command& command, const po::variables_map& values) {
+  for (const char* name : {"domain", "disk", "to"}) {
+    if (!given(values, name)) {
+      return usage_error(fmt::format("'--{}' is missing", name),
+                         fmt::format("Usage: poolshift {} {}", command.name, command.synopsis));
+    }
+  }
+  RequestOptions request{text_of(values, "domain"),
+                         text_of(values, "disk"),
+                         text_of(values, "to"),
+                         text_of(values, "from"),
+                         flag_of(values, "create"),
+                         "",
+                         ""};
+  const auto engine = choice_of(values, "engine", {"auto", "mirror", "handover"});
+  if (!engine) return engine.failure();
+  request.engine = *engine;
+  const auto source = choice_of(values, "source", {"keep", "trash"});
+  if (!source) return source.failure();
+  request.source_after = *source;
+  return request;
+}
+
+Outcome<std::string> job_of(const Command& command, const po::variables_map& values) {
+  const auto words =
+      given(values, kJobs) ? values[kJobs].as<std::vector<std::string>>() : std::vector<std::string>();
+  const std::size_t most = command.job == JobArgument::none ? 0 : 1;
+  if (words.size() > most) {
+    return usage_error(fmt::format("'{}' is one argument too many", words[most]),
+                       fmt::format("Usage: poolshift {} {}", command.name, command.synopsis));
+  }
+  if (words.empty() && command.job == JobArgument::required) {
+    return usage_error("no job is named", "Give the job's id; 'poolshift status' lists them.");
+  }
+  if (!words.empty() && words[0].empty()) {
+    return usage_error("the job's id is empty", "Give the job's id; 'poolshift status' lists them.");
+  }
+  return words.empty() ? "" : words[0];
+}
+
+Outcome<ProgressChoice> progress_of(const po::variables_map& values) {
+  const auto word = choice_of(values, "progress", {"auto", "bar", "json", "none"});
+  if (!word) return word.failure();
+  if (*word == "bar") return ProgressChoice::bar;
+  if (*word == "json") return ProgressChoice::json;
+  if (*word == "none") return ProgressChoice::none;
+  return ProgressChoice::automatic;
+}
+
+po::options_description all_options(const Command& command) {
+  po::options_description all(kHelpColumns);
+  const auto own = command.own_options();
+  if (!own.options().empty()) all.add(own);
+  all.add(host_options());
+  return all;
+}
+
+Outcome<Options> options_of(const Command& command, const po::variables_map& values) {
+  Options options;
+  options.help = flag_of(values, "help");
+  if (options.help) return options;
+  if (const auto checked = check_values(values, all_options(command)); !checked) return checked.failure();
+  options.json = flag_of(values, "json");
+  options.dry_run = flag_of(values, "dry-run");
+  options.watch = flag_of(values, "watch");
+  const auto job = job_of(command, values);
+  if (!job) return job.failure();
+  options.job = *job;
+  const auto host = host_of(values);
+  if (!host) return host.failure();
+  options.host = *host;
+  const auto progress = progress_of(values);
+  if (!progress) return progress.failure();
+  options.progress = *progress;
+  if (given(values, "bandwidth")) {
+    const auto bandwidth = parse_bandwidth(text_of(values, "bandwidth"));
+    if (!bandwidth) {
+      return usage_error("'--bandwidth': " + bandwidth.failure().message, bandwidth.failure().advice);
+    }
+    options.bandwidth_bytes_per_s = *bandwidth;
+  }
+  if (!command.needs_request) return options;
+  const auto request = request_of(command, values);
+  if (!request) return request.failure();
+  options.request = *request;
+  return options;
+}
+
+void add_json(po::options_description& group) {
+  group.add_options()("json", po::bool_switch(), "the last line on stdout is the result as one JSON object");
+}
+
+}  // namespace
+
+po::options_description request_options() {
+  po::options_description group("Options", kHelpColumns);
+  auto add = group.add_options();
+  add("domain", text("NAME|UUID"), "the running virtual machine");
+  add("disk", text("NAME"), "its disk as libvirt calls it, for example vda");
+  add("to", text("POOL[/NAMESPACE]/IMAGE"), "the image that the disk moves to");
+  add("from", text("POOL[/NAMESPACE]/IMAGE"), "refuse if the disk is not on this image");
+  add("create", po::bool_switch(), "create the target, like the source, if it does not exist");
+  add("engine", text("auto|mirror|handover"), "how to move it (default: auto)");
+  add("bandwidth", text("BYTES_PER_S[K|M|G]"), "copy at most so fast; 0 is no limit (default: 0)");
+  add("source", text("keep|trash"), "what becomes of the source's image after the swap (default: keep)");
+  add("dry-run", po::bool_switch(), "only print the checks and the plan, change nothing");
+  add("progress", text("auto|bar|json|none"), "how progress is shown (default: auto)");
+  add_json(group);
+  return group;
+}
+
+po::options_description status_options() {
+  po::options_description group("Options", kHelpColumns);
+  group.add_options()("watch", po::bool_switch(), "show it every second, until nothing runs any more");
+  add_json(group);
+  return group;
+}
+
+po::options_description set_options() {
+  po::options_description group("Options", kHelpColumns);
+  group.add_options()("bandwidth", text("BYTES_PER_S[K|M|G]"), "copy at most so fast; 0 is no limit");
+  add_json(group);
+  return group;
+}
+
+po::options_description json_options() {
+  po::options_description group("Options", kHelpColumns);
+  add_json(group);
+  return group;
+}
+
+std::string help_of(const Command& command) {
+  std::ostringstream options;
+  options << all_options(command);
+  return fmt::format("Usage: poolshift {}{}{}\n\n{}\n\n{}\nSee poolshift(8).", command.name,
+                     command.synopsis.empty() ? "" : " ", command.synopsis, command.details, options.str());
+}
+
+Outcome<Options> parse_options(const Command& command, const std::vector<std::string>& arguments) {
+  if (const auto utf8 = check_arguments_utf8(arguments); !utf8) return utf8.failure();
+  const auto values = parse_words(command, arguments, all_options(command));
+  if (!values) return values.failure();
+  return options_of(command, *values);
+}
+
+Document host_document(const HostOptions& options) {
+  Document document = {{"schema", 1},
+                       {"connect", options.connect},
+                       {"state_dir", options.state_dir},
+                       {"ceph_conf", options.ceph_conf},
+                       {"log_file", options.log_file.empty() && options.verbose ? "-" : options.log_file},
+                       {"log_level", options.verbose ? "debug" : "info"},
+                       {"owns_process", true}};
+  if (options.patience_s) document["patience_s"] = *options.patience_s;
+  return document;
+}
+
+Document request_document(const Options& options) {
+  const auto& request = options.request;
+  Document document = {{"schema", 1},
+                       {"domain", request.domain},
+                       {"disk", request.disk},
+                       {"target", request.target},
+                       {"create", request.create},
+                       {"engine", request.engine},
+                       {"bandwidth_bytes_per_s", options.bandwidth_bytes_per_s.value_or(0)},
+                       {"source_after", request.source_after}};
+  if (!request.source.empty()) document["source"] = request.source;
+  return document;
+}
+
+}  // namespace poolshift::cli

@@ -1,0 +1,192 @@
+#include "adapters/domain_xml.h"
+
+#include <fmt/core.h>
+
+#include <pugixml.hpp>
+#include <sstream>
+
+namespace poolshift {
+namespace {
+
+constexpr std::size_t kMaxXmlBytes = 4 * 1024 * 1024;  // libvirt's REMOTE_STRING_MAX before 9.1
+constexpr std::size_t kMaxDisks = 4096;
+
+std::string text(const pugi::xml_attribute& attribute) { return attribute.value(); }
+
+bool is(const pugi::xml_attribute& attribute, std::string_view value) { return attribute.value() == value; }
+
+bool is_rbd(const pugi::xml_node& source) { return source && is(source.attribute("protocol"), "rbd"); }
+
+// libvirt splits at every slash but joins what is in excess of three parts to the image's name;
+// parse_image_name() refuses that. A name it refuses is not an image that we could move.
+std::optional<ImageName> image_of(const pugi::xml_node& source) {
+  // A disk that shows a snapshot cannot be written to: it is not the image itself.
+  if (!is_rbd(source) || source.child("snapshot")) return std::nullopt;
+  const auto name = parse_image_name(source.attribute("name").value());
+  return name ? std::optional(*name) : std::nullopt;
+}
+
+std::string host_of(const pugi::xml_node& host) {
+  const auto name = text(host.attribute("name"));
+  const auto port = text(host.attribute("port"));
+  // libvirt writes an IPv6 address bare or in brackets, as it was given.
+  const bool bare_ipv6 = name.find(':') != std::string::npos && name.front() != '[';
+  const auto address = bare_ipv6 ? fmt::format("[{}]", name) : name;
+  return port.empty() ? address : fmt::format("{}:{}", address, port);
+}
+
+ClusterAccess access_of(const pugi::xml_node& disk, const pugi::xml_node& source) {
+  ClusterAccess access;
+  for (const auto& host : source.children("host")) {
+    if (host.attribute("name")) access.mon_hosts.push_back(host_of(host));
+  }
+  auto auth = source.child("auth");
+  if (!auth) auth = disk.child("auth");
+  access.user = text(auth.attribute("username"));
+  access.secret_uuid = text(auth.child("secret").attribute("uuid"));
+  access.secret_usage = text(auth.child("secret").attribute("usage"));
+  access.conf_path = text(source.child("config").attribute("file"));
+  return access;
+}
+
+std::string describe(const pugi::xml_node& disk, const pugi::xml_node& source) {
+  if (!source) return "";
+  const auto type = text(disk.attribute("type"));
+  if (type == "network") {
+    auto described =
+        fmt::format("{}:{}", source.attribute("protocol").value(), source.attribute("name").value());
+    if (const auto snapshot = source.child("snapshot")) described += "@" + text(snapshot.attribute("name"));
+    return described;
+  }
+  for (const char* name : {"file", "dev", "dir", "volume", "path"}) {
+    if (const auto attribute = source.attribute(name)) return fmt::format("{}:{}", type, attribute.value());
+  }
+  return type;
+}
+
+bool has_backing_file(const pugi::xml_node& disk) {
+  // <backingStore/> without a source is libvirt's way to say that the chain ends here.
+  return static_cast<bool>(disk.child("backingStore").child("source"));
+}
+
+void read_mirror(const pugi::xml_node& node, Disk& disk) {
+  // Without `job` it is a copy: libvirt wrote it so before 1.2.9. Empty it is for the moment in which libvirt
+  // has ended the job and not yet switched the disk (seen in libvirt 9.0 after a pivot).
+  if (const auto job = node.attribute("job"); job && !is(job, "copy") && !is(job, "")) {
+    disk.other_block_job = true;
+    return;
+  }
+  Mirror mirror;
+  mirror.image = image_of(node.child("source"));
+  mirror.ready = is(node.attribute("ready"), "yes");
+  mirror.pivoting = is(node.attribute("ready"), "pivot");
+  disk.mirror = mirror;
+}
+
+Disk read_disk(const pugi::xml_node& node) {
+  Disk disk;
+  const auto source = node.child("source");
+  disk.target = text(node.child("target").attribute("dev"));
+  disk.described_source = describe(node, source);
+  disk.image = image_of(source);
+  if (is_rbd(source)) disk.access = access_of(node, source);
+  disk.shareable = static_cast<bool>(node.child("shareable"));
+  disk.read_only = static_cast<bool>(node.child("readonly"));
+  disk.encrypted = source.child("encryption") || node.child("encryption");
+  disk.unmaps = is(node.child("driver").attribute("discard"), "unmap");
+  disk.has_overlay = has_backing_file(node);
+  if (const auto mirror = node.child("mirror")) read_mirror(mirror, disk);
+  return disk;
+}
+
+void append_host(pugi::xml_node source, const std::string& host) {
+  auto node = source.append_child("host");
+  const auto colon = host.rfind(':');
+  const auto bracket = host.rfind(']');
+  const bool has_port = colon != std::string::npos && (bracket == std::string::npos || colon > bracket);
+  auto name = host.substr(0, has_port ? colon : std::string::npos);
+  // QEMU puts brackets around an IPv6 address by itself (qemu_rbd_mon_host() in block/rbd.c).
+  if (name.size() > 2 && name.front() == '[' && name.back() == ']') name = name.substr(1, name.size() - 2);
+  node.append_attribute("name") = name.c_str();
+  if (has_port) node.append_attribute("port") = host.substr(colon + 1).c_str();
+}
+
+Result<pugi::xml_node> load_domain(std::string_view xml, pugi::xml_document& document) {
+  if (xml.size() > kMaxXmlBytes) {
+    return Error{ErrorCode::failed, fmt::format("The domain's XML is longer than {} bytes", kMaxXmlBytes),
+                 "Check what wrote this XML: libvirt itself does not accept as much."};
+  }
+  const auto parsed = document.load_buffer(xml.data(), xml.size(), pugi::parse_default, pugi::encoding_utf8);
+  const auto root = document.child("domain");
+  if (!parsed || !root) {
+    return Error{
+        ErrorCode::failed,
+        fmt::format("This is not the XML of a domain: {}", parsed ? "no <domain>" : parsed.description()),
+        "Compare it with 'virsh dumpxml'."};
+  }
+  return root;
+}
+
+}  // namespace
+
+Result<DomainDescription> parse_domain_xml(std::string_view xml) {
+  pugi::xml_document document;
+  const auto root = load_domain(xml, document);
+  if (!root) return root.error();
+  DomainDescription description;
+  description.uuid = root->child("uuid").child_value();
+  description.name = root->child("name").child_value();
+  for (const auto& disk : root->child("devices").children("disk")) {
+    if (description.disks.size() == kMaxDisks) {
+      return Error{ErrorCode::failed, fmt::format("The domain's XML has more than {} disks", kMaxDisks),
+                   "Check what wrote this XML."};
+    }
+    description.disks.push_back(read_disk(disk));
+  }
+  return description;
+}
+
+std::optional<unsigned> mirror_source_index(std::string_view domain_xml, const std::string& disk) {
+  pugi::xml_document document;
+  const auto root = load_domain(domain_xml, document);
+  if (!root) return std::nullopt;
+  for (const auto& node : root->child("devices").children("disk")) {
+    if (node.child("target").attribute("dev").value() != disk) continue;
+    const unsigned index = node.child("mirror").child("source").attribute("index").as_uint();
+    return index != 0 ? std::optional(index) : std::nullopt;
+  }
+  return std::nullopt;
+}
+
+std::string mirror_target_xml(const MirrorOptions& options, const std::string& source_conf_path) {
+  pugi::xml_document document;
+  auto disk = document.append_child("disk");
+  disk.append_attribute("type") = "network";
+  disk.append_attribute("device") = "disk";
+  auto driver = disk.append_child("driver");
+  driver.append_attribute("name") = "qemu";
+  driver.append_attribute("type") = "raw";
+  auto source = disk.append_child("source");
+  source.append_attribute("protocol") = "rbd";
+  source.append_attribute("name") = to_string(options.target).c_str();
+  for (const auto& host : options.access.mon_hosts) append_host(source, host);
+  if (!source_conf_path.empty()) {
+    source.append_child("config").append_attribute("file") = source_conf_path.c_str();
+  }
+  if (!options.access.user.empty()) {
+    auto auth = source.append_child("auth");
+    auth.append_attribute("username") = options.access.user.c_str();
+    auto secret = auth.append_child("secret");
+    secret.append_attribute("type") = "ceph";
+    if (!options.access.secret_uuid.empty()) {
+      secret.append_attribute("uuid") = options.access.secret_uuid.c_str();
+    } else {
+      secret.append_attribute("usage") = options.access.secret_usage.c_str();
+    }
+  }
+  std::ostringstream out;
+  document.save(out, "", pugi::format_raw | pugi::format_no_declaration);
+  return out.str();
+}
+
+}  // namespace poolshift

@@ -1,0 +1,37 @@
+// What PoolShift reads of a libvirt domain's XML, and the one element that it writes. Pure functions: no
+// libvirt. Also used by the qemu hook, which gets the XML on its standard input.
+//
+// The text may be anything: entities and document types are not expanded (pugixml does neither), the size is
+// bounded, and what is not understood is left out of the answer.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "ports/hypervisor.h"
+
+namespace poolshift {
+
+struct DomainDescription {
+  std::string uuid;
+  std::string name;
+  std::vector<Disk> disks;  // in the order of the XML; CD-ROMs and floppies too
+};
+
+// `failed` when it is not the XML of a domain, is longer than libvirt's own limit for a string on the wire (4
+// MiB), or has more disks than a machine can have.
+Result<DomainDescription> parse_domain_xml(std::string_view xml);
+
+// The index that libvirt gave to the target of the copy on `disk` ("index" of <mirror><source>): its
+// statistics have no other name. Empty when there is no copy.
+std::optional<unsigned> mirror_source_index(std::string_view domain_xml, const std::string& disk);
+
+// The <disk> for virDomainBlockCopy. The access is `options.access`, but its configuration file is written
+// only when the disk that is copied names one too: the domain's XML keeps what is written here for as long as
+// it lives, and a file that PoolShift was told to read may not be there for QEMU.
+std::string mirror_target_xml(const MirrorOptions& options, const std::string& source_conf_path);
+
+}  // namespace poolshift

@@ -1,0 +1,92 @@
+#!/bin/bash
+# The command as a shell sees it, where neither libvirtd nor a cluster is needed: exit codes, which stream gets what,
+# and that with --json the last line on stdout is one object.
+#
+#   check_usage.sh POOLSHIFT
+set -uo pipefail
+
+poolshift=$1
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+export POOLSHIFT_STATE_DIR=$folder/state
+export LIBVIRT_DEFAULT_URI="qemu+unix:///system?socket=$folder/no-libvirtd"
+failed=0
+
+fail() {
+  echo "$*" >&2
+  failed=1
+}
+
+# run EXIT_CODE ARGUMENT...: runs the command; leaves $folder/out and $folder/err.
+run() {
+  local expected=$1 code
+  shift
+  "$poolshift" "$@" >"$folder/out" 2>"$folder/err" </dev/null
+  code=$?
+  [ "$code" = "$expected" ] || fail "poolshift $*: exit code $code, not $expected: $(cat "$folder/err")"
+}
+
+out_has() { grep -qF -- "$1" "$folder/out" || fail "stdout lacks '$1': $(cat "$folder/out")"; }
+err_has() { grep -qF -- "$1" "$folder/err" || fail "stderr lacks '$1': $(cat "$folder/err")"; }
+out_is_empty() { [ ! -s "$folder/out" ] || fail "stdout is not empty: $(cat "$folder/out")"; }
+last_line_is_json_with() {
+  tail -n 1 "$folder/out" | python3 -c '
+import json, sys
+document = json.load(sys.stdin)
+for key in sys.argv[1:]:
+    document = document[key]' "$@" || fail "the last line on stdout has no $*: $(tail -n 1 "$folder/out")"
+}
+
+swap=(swap --domain guest --disk vda --to pool/image)
+
+run 2
+err_has 'Usage: poolshift COMMAND'
+out_is_empty
+run 0 --help
+out_has 'Exit codes: 0 done; 1 internal error; 2 usage; 3 refused, nothing changed; 4 failed and undone;'
+run 0 --version
+out_has 'ABI 1.'
+for command in swap check status cancel set recover doctor; do
+  run 0 "$command" --help
+  out_has "Usage: poolshift $command"
+done
+
+run 2 swpa
+err_has "Did you mean 'swap'?"
+run 2 --json status
+err_has 'The command comes first.'
+run 2 $'\xff'
+run 2 "${swap[@]}" surplus
+out_is_empty
+err_has "'surplus' is one argument too many"
+run 2 "${swap[@]}" --domain $'\xff\xfe'
+run 2 "${swap[@]}" --bandwidth 5x --json
+last_line_is_json_with error message
+run 2 swap --domain guest --disk vda --to image-without-pool --json
+last_line_is_json_with error advice
+run 2 set 0123456789ab
+run 2 cancel
+run 2 status one two
+
+run 0 status
+out_has 'no jobs'
+run 0 status --json
+last_line_is_json_with jobs
+run 3 status 0123456789ab
+run 3 status ../../etc/passwd --json
+last_line_is_json_with error code
+run 3 cancel 0123456789ab
+run 3 set 0123456789ab --bandwidth 50M
+run 0 recover
+out_has 'nothing to recover'
+run 5 doctor --patience 1 --json
+last_line_is_json_with findings
+run 5 check --domain guest --disk vda --to pool/image --patience 1 --json
+last_line_is_json_with error code
+run 5 status --state-dir /dev/null/x
+
+# A command without stdout and stderr must not write its messages into a file of the library.
+"$poolshift" status >&- 2>&- </dev/null || fail "status fails when stdout and stderr are closed"
+if [ -n "$(find "$POOLSHIFT_STATE_DIR" -type f -size +0)" ]; then fail "status left a file in the state folder"; fi
+
+exit "$failed"

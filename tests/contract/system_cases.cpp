@@ -1,0 +1,105 @@
+#include <algorithm>
+#include <catch2/catch.hpp>
+
+#include "checks.h"
+#include "world.h"
+
+namespace poolshift::contract {
+namespace {
+
+// A folder of this case's own.
+std::string new_folder() {
+  const auto path = world().folder() + "/" + unique("case");
+  const auto made = world().system().make_folder(path);
+  if (!made) FAIL(made.error().message);
+  return path;
+}
+
+std::string content_of(const std::string& path) {
+  const auto content = world().system().read_file(path, 1000);
+  if (!content) FAIL(content.error().message);
+  return *content;
+}
+
+}  // namespace
+
+TEST_CASE("clocks go on and ids differ", "[system]") {
+  auto& system = world().system();
+  const auto before = system.monotonic_ms();
+  system.sleep_ms(20);
+  system.sleep_ms(0);
+  system.sleep_ms(-1);
+  CHECK(system.monotonic_ms() >= before + 20);
+  CHECK(system.wall_clock_ms() > 1700000000000);
+  const auto id = system.random_id();
+  CHECK(id.size() == 12);
+  CHECK(id.find_first_not_of("0123456789abcdef") == std::string::npos);
+  CHECK(system.random_id() != id);
+}
+
+TEST_CASE("files are listed in order", "[system]") {
+  auto& system = world().system();
+  const auto folder = new_folder();
+  REQUIRE_OK(system.make_folder(folder));
+  for (const auto* name : {"z", "a", "m"}) REQUIRE_OK(system.create_file(folder + "/" + name, ""));
+  const auto names = system.list_folder(folder);
+  REQUIRE_OK(names);
+  CHECK(*names == std::vector<std::string>{"a", "m", "z"});
+}
+
+TEST_CASE("a file is created once", "[system]") {
+  auto& system = world().system();
+  const auto path = new_folder() + "/file";
+  CHECK_ERROR(system.read_file(path, 1000), ErrorCode::not_found);
+  REQUIRE_OK(system.create_file(path, "first\n"));
+  CHECK_ERROR(system.create_file(path, "second\n"), ErrorCode::exists);
+  CHECK(content_of(path) == "first\n");
+}
+
+TEST_CASE("a file grows, is cut and is replaced", "[system]") {
+  auto& system = world().system();
+  const auto folder = new_folder();
+  const auto path = folder + "/file";
+  CHECK_ERROR(system.append_file(path, "x"), ErrorCode::not_found);
+  CHECK_ERROR(system.truncate_file(path, 0), ErrorCode::not_found);
+  REQUIRE_OK(system.create_file(path, "one\n"));
+  REQUIRE_OK(system.append_file(path, "two\n"));
+  REQUIRE_OK(system.append_file(path, ""));
+  CHECK(content_of(path) == "one\ntwo\n");
+  REQUIRE_OK(system.truncate_file(path, 5));
+  CHECK(content_of(path) == "one\nt");
+  REQUIRE_OK(system.append_file(path, "!"));
+  CHECK(content_of(path) == "one\nt!");
+
+  REQUIRE_OK(system.replace_file(path, "new"));
+  CHECK(content_of(path) == "new");
+  REQUIRE_OK(system.replace_file(folder + "/other", "made"));
+  CHECK(content_of(folder + "/other") == "made");
+  // No temporary file is left.
+  CHECK(system.list_folder(folder)->size() == 2);
+
+  REQUIRE_OK(system.remove_file(path));
+  REQUIRE_OK(system.remove_file(path));
+  CHECK_ERROR(system.read_file(path, 1000), ErrorCode::not_found);
+}
+
+TEST_CASE("reading is limited", "[system]") {
+  auto& system = world().system();
+  const auto path = new_folder() + "/file";
+  const std::string content(1000, 'x');
+  REQUIRE_OK(system.create_file(path, content));
+  CHECK(system.read_file(path, 1000).ok());
+  CHECK_ERROR(system.read_file(path, 999), ErrorCode::failed);
+}
+
+TEST_CASE("a lock has one holder", "[system]") {
+  auto& system = world().system();
+  const auto path = new_folder() + "/lock";
+  auto first = system.lock_file(path);
+  REQUIRE_OK(first);
+  CHECK_ERROR(system.lock_file(path), ErrorCode::busy);
+  first->reset();
+  REQUIRE_OK(system.lock_file(path));
+}
+
+}  // namespace poolshift::contract
