@@ -90,7 +90,7 @@ void add_done(Lines& lines, const Document& report) {
   lines.head("done", what_of(report));
   lines.add(fmt::format("job {}, engine {}, {}", or_unknown(text_at(report, "job")),
                         or_unknown(text_at(report, "engine")), times_of(report)));
-  lines.add(fmt::format("{} copied; the target uses {} of {}, the source used {}",
+  lines.add(fmt::format("{} gone through; the target uses {} of {}, the source used {}",
                         bytes_or_unknown(report, "copied"), bytes_or_unknown(report, "target_used"),
                         bytes_or_unknown(report, "virtual"), bytes_or_unknown(report, "source_used")));
   add_pause(lines, report);
@@ -173,8 +173,12 @@ std::string check_text(const Document& report, std::size_t columns) {
   const auto what = what_of(report);
   const auto text =
       (what.empty() ? "" : what + "\n\n") + checks_table(part_at(report, "checks"), "CHECK", columns);
-  if (text_at(report, "state") == "refused")
-    return text + "\nrefused: as things are, a swap would change nothing\n";
+  if (text_at(report, "state") == "refused") {
+    Lines lines(columns);
+    lines.head("a swap would be refused");
+    if (!any_refusal(report)) add_error(lines, report);
+    return text + "\n" + lines.text();
+  }
   return text + plan_text(report);
 }
 

@@ -117,7 +117,7 @@ int main(int argc, char** argv) {
    */
   error = NULL;
   text = NULL;
-  require(check(host, request, &text, &error) == HELD_1_0, "all keys of a request of 1.0 are taken");
+  require(check(host, request, &text, &error) == REFUSED_1_0, "all keys of a request of 1.0 are taken");
   require(error != NULL, "a failure has an error");
   free_text(text);
   free_text(error);

@@ -81,7 +81,7 @@ run 0 recover
 out_has 'nothing to recover'
 run 5 doctor --patience 1 --json
 last_line_is_json_with findings
-run 5 check --domain guest --disk vda --to pool/image --patience 1 --json
+run 3 check --domain guest --disk vda --to pool/image --patience 1 --json
 last_line_is_json_with error code
 run 5 status --state-dir /dev/null/x
 

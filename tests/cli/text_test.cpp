@@ -198,7 +198,7 @@ TEST_CASE("the summary of a swap that is done") {
         "  job 0123456789ab, engine mirror, 5.5 s (validate 0.100 s, prepare 0.200 s, copy 4.8 s, pivot "
         "0.300 s, "
         "retire 0.100 s)\n"
-        "  1.0 GiB copied; the target uses 1.0 GiB of 4.0 GiB, the source used 1.0 GiB\n"
+        "  1.0 GiB gone through; the target uses 1.0 GiB of 4.0 GiB, the source used 1.0 GiB\n"
         "  the guest was not paused\n"
         "  convergence: none needed\n"
         "  the guest is on: target\n");
