@@ -1,6 +1,7 @@
 // Names of RBD images and how the cluster that holds them is reached.
 #pragma once
 
+#include <compare>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,7 +16,7 @@ struct ImageName {
   std::string rbd_namespace;  // empty: the default namespace
   std::string image;
 
-  bool operator==(const ImageName&) const = default;
+  auto operator<=>(const ImageName&) const = default;
 };
 
 std::string to_string(const ImageName& name);

@@ -164,8 +164,8 @@ struct Stage {
       }
     }
     for (const auto& [name, image] : world.images) {
-      INFO(name);
-      CHECK(name.find("/poolshift.") == std::string::npos);
+      INFO(to_string(name));
+      CHECK_FALSE(name.image.starts_with("poolshift."));
       CHECK_FALSE(image.spec.metadata.contains(kJobKey));
     }
     for (const auto& [path, file] : world.files) {
@@ -221,7 +221,7 @@ struct Stage {
   std::string fingerprint() {
     std::ostringstream text;
     for (const auto& [name, image] : world.images) {
-      text << name << image.id << image.spec.size_bytes << image.spec.metadata.size();
+      text << to_string(name) << image.id << image.spec.size_bytes << image.spec.metadata.size();
     }
     text << world.trash.size();
     for (const auto& [path, file] : world.files) text << path << file.content;

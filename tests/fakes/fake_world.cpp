@@ -27,7 +27,7 @@ FakeWorld::FakeWorld() {
 }
 
 FakeImage& FakeWorld::add_image(const ImageName& name, std::uint64_t size_bytes) {
-  FakeImage& added = images[to_string(name)];
+  FakeImage& added = images[name];
   added.id = next_id();
   added.spec.size_bytes = size_bytes;
   added.spec.features = 1 | 4 | 8 | 16 | 32;  // rbd_default_features
@@ -225,7 +225,7 @@ FakeDomain* FakeWorld::find(const std::string& name_or_uuid) {
 }
 
 FakeImage* FakeWorld::image(const ImageName& name) {
-  const auto found = images.find(to_string(name));
+  const auto found = images.find(name);
   return found == images.end() ? nullptr : &found->second;
 }
 
@@ -510,7 +510,7 @@ class FakeCluster : public Cluster {
       POOLSHIFT_TRY(pool_usable(name.pool, true));
       if (world_.image(name) != nullptr) return exists(name);
       if (!spec.data_pool.empty()) POOLSHIFT_TRY(pool_usable(spec.data_pool, true));
-      FakeImage& fake = world_.images[to_string(name)];
+      FakeImage& fake = world_.images[name];
       fake.id = world_.next_id();
       fake.spec = spec;
       if (world_.torn_now()) fake.spec.metadata.clear();  // metadata is set after the creation, key by key
@@ -523,8 +523,8 @@ class FakeCluster : public Cluster {
       return on_image(from, [&](FakeImage& fake) -> Status {
         if (world_.image(to) != nullptr) return exists(to);
         FakeImage moved = std::move(fake);
-        world_.images.erase(to_string(from));
-        world_.images[to_string(to)] = std::move(moved);
+        world_.images.erase(from);
+        world_.images[to] = std::move(moved);
         return {};
       });
     });
@@ -571,8 +571,8 @@ class FakeCluster : public Cluster {
     return world_.call([&]() -> Status {
       return on_image(name, [&](FakeImage& fake) -> Status {
         if (!fake.watchers.empty()) return Error{ErrorCode::busy, "the image is open", "Close it."};
-        world_.trash.emplace_back(to_string(name), std::move(fake));
-        world_.images.erase(to_string(name));
+        world_.trash.emplace_back(name, std::move(fake));
+        world_.images.erase(name);
         return {};
       });
     });

@@ -115,8 +115,8 @@ class FakeWorld {
   // --- the state itself
   std::int64_t now_ms = 1'000;
   std::map<std::string, FakePool> pools;
-  std::map<std::string, FakeImage> images;  // by to_string(ImageName)
-  std::vector<std::pair<std::string, FakeImage>> trash;
+  std::map<ImageName, FakeImage> images;
+  std::vector<std::pair<ImageName, FakeImage>> trash;
   std::vector<std::unique_ptr<FakeDomain>> domains;
   std::map<std::string, FakeFile> files;
   std::set<std::string> locked;

@@ -152,7 +152,7 @@ const Refusal kRefusals[] = {
 std::string state_of(FakeWorld& world) {
   std::string text;
   for (const auto& [name, image] : world.images) {
-    text += name + std::to_string(image.spec.size_bytes) + std::to_string(image.spec.metadata.size()) +
+    text += to_string(name) + std::to_string(image.spec.size_bytes) + std::to_string(image.spec.metadata.size()) +
             std::to_string(image.blocks.size()) + std::to_string(image.watchers.size());
   }
   for (const auto& [path, file] : world.files) {
