@@ -30,9 +30,7 @@ bool true_at(const Document& document, const char* key) {
 std::string images_of(const Document& job) {
   const auto source = text_at(job, "source");
   const auto target = text_at(job, "target");
-  const auto is_known = [](const std::string& name) {
-    return name.size() > 1;
-  };  // "/" has neither pool nor image
+  const auto is_known = [](const std::string& name) { return name.size() > 1; };  // "/" has neither pool nor image
   if (!is_known(source) || !is_known(target)) return "";
   return printable(source) + " -> " + printable(target);
 }

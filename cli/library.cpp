@@ -29,8 +29,7 @@ class TextOut {
 Failure failure_of(int result, const Document& error) {
   Failure failure{result, text_at(error, "code"), text_at(error, "message"), text_at(error, "advice")};
   if (failure.code.empty()) failure.code = "internal";
-  if (failure.message.empty())
-    failure.message = fmt::format("the library failed with result {} and no reason", result);
+  if (failure.message.empty()) failure.message = fmt::format("the library failed with result {} and no reason", result);
   return failure;
 }
 
@@ -50,11 +49,11 @@ Outcome<std::string> library_version() {
   const unsigned version = poolshift_abi_version();
   constexpr unsigned kNeeded = POOLSHIFT_ABI_MAJOR * 1000 + POOLSHIFT_ABI_MINOR;
   if (version / 1000 == POOLSHIFT_ABI_MAJOR && version >= kNeeded) return std::string(poolshift_version());
-  return Failure{POOLSHIFT_INTERNAL, "unsupported",
-                 fmt::format("the libpoolshift that was loaded ({}) has ABI {}.{}, this command needs {}.{}",
-                             poolshift_version(), version / 1000, version % 1000, POOLSHIFT_ABI_MAJOR,
-                             POOLSHIFT_ABI_MINOR),
-                 "Install command and library of the same version, and look at LD_LIBRARY_PATH."};
+  return Failure{
+      POOLSHIFT_INTERNAL, "unsupported",
+      fmt::format("the libpoolshift that was loaded ({}) has ABI {}.{}, this command needs {}.{}", poolshift_version(),
+                  version / 1000, version % 1000, POOLSHIFT_ABI_MAJOR, POOLSHIFT_ABI_MINOR),
+      "Install command and library of the same version, and look at LD_LIBRARY_PATH."};
 }
 
 Reply Job::wait(int timeout_ms) {

@@ -17,8 +17,7 @@ namespace poolshift::cli {
 
 namespace {
 
-constexpr const char* kRequestSynopsis =
-    "--domain NAME|UUID --disk NAME --to POOL[/NAMESPACE]/IMAGE [OPTION]...";
+constexpr const char* kRequestSynopsis = "--domain NAME|UUID --disk NAME --to POOL[/NAMESPACE]/IMAGE [OPTION]...";
 
 constexpr std::array kCommands = {
     Command{"swap", kRequestSynopsis, "move a running guest's disk to another pool",
@@ -29,16 +28,16 @@ constexpr std::array kCommands = {
             "Validates a swap and changes nothing. Takes the same options as 'swap'.", request_options,
             JobArgument::none, true, run_check},
     Command{"status", "[JOB] [OPTION]...", "show all jobs, or one",
-            "Shows the jobs of the state folder, or one of them in detail.", status_options,
-            JobArgument::optional, false, run_status},
+            "Shows the jobs of the state folder, or one of them in detail.", status_options, JobArgument::optional,
+            false, run_status},
     Command{"cancel", "JOB [OPTION]...", "ask a running job to stop and undo",
-            "Asks a running job to stop and undo, and does not wait for it.", json_options,
-            JobArgument::required, false, run_cancel},
+            "Asks a running job to stop and undo, and does not wait for it.", json_options, JobArgument::required,
+            false, run_cancel},
     Command{"set", "JOB --bandwidth BYTES_PER_S[K|M|G] [OPTION]...", "change a running job",
             "Changes how fast a running job copies.", set_options, JobArgument::required, false, run_set},
     Command{"recover", "[JOB] [OPTION]...", "go on with jobs that nobody runs any more",
-            "Carries on, undoes or holds every open job that nobody runs, or the one that is named.",
-            json_options, JobArgument::optional, false, run_recover},
+            "Carries on, undoes or holds every open job that nobody runs, or the one that is named.", json_options,
+            JobArgument::optional, false, run_recover},
     Command{"doctor", "[OPTION]...", "look at this node: versions, state folder, open jobs",
             "Looks at this node and changes nothing.", json_options, JobArgument::none, false, run_doctor},
 };
@@ -63,17 +62,17 @@ int unknown_command(const std::string& word, bool json) {
   auto advice = std::string("See 'poolshift --help'.");
   if (!near.empty()) advice = fmt::format("Did you mean '{}'? {}", near, advice);
   if (is_option) advice = "The command comes first. " + advice;
-  return report_failure(
-      "poolshift",
-      usage_error(fmt::format("there is no {} '{}'", is_option ? "option" : "command", word), advice), json);
+  return report_failure("poolshift",
+                        usage_error(fmt::format("there is no {} '{}'", is_option ? "option" : "command", word), advice),
+                        json);
 }
 
 int print_version() {
   const auto version = library_version();
   if (!version) return report_failure("poolshift", version.failure(), false);
   const auto abi = poolshift_abi_version();
-  write_line(kStdout, fmt::format("poolshift {} (libpoolshift {}, ABI {}.{})", POOLSHIFT_CLI_VERSION,
-                                  *version, abi / 1000, abi % 1000));
+  write_line(kStdout, fmt::format("poolshift {} (libpoolshift {}, ABI {}.{})", POOLSHIFT_CLI_VERSION, *version,
+                                  abi / 1000, abi % 1000));
   return POOLSHIFT_OK;
 }
 
@@ -98,8 +97,7 @@ int dispatch(const std::vector<std::string>& words) {
   }
   const auto& word = words.front();
   if (!is_utf8(word))
-    return report_failure("poolshift",
-                          usage_error("the command's name is not UTF-8", "Give all text as UTF-8."), json);
+    return report_failure("poolshift", usage_error("the command's name is not UTF-8", "Give all text as UTF-8."), json);
   if (word == "--help" || word == "-h" || word == "help") {
     write_line(kStdout, general_help());
     return POOLSHIFT_OK;
@@ -121,8 +119,8 @@ int main(int argc, char** argv) {
   try {
     return dispatch({argv + std::min(argc, 1), argv + argc});
   } catch (const std::exception& error) {
-    return report_failure(
-        "poolshift",
-        {POOLSHIFT_INTERNAL, "internal", fmt::format("unexpected: {}", error.what()), "Report it."}, false);
+    return report_failure("poolshift",
+                          {POOLSHIFT_INTERNAL, "internal", fmt::format("unexpected: {}", error.what()), "Report it."},
+                          false);
   }
 }

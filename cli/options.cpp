@@ -22,9 +22,7 @@ namespace {
 constexpr unsigned kHelpColumns = 100;
 constexpr const char* kJobs = "JOB";  // the positional arguments, kept out of the help
 
-po::typed_value<std::string>* text(const char* value_name) {
-  return po::value<std::string>()->value_name(value_name);
-}
+po::typed_value<std::string>* text(const char* value_name) { return po::value<std::string>()->value_name(value_name); }
 
 po::options_description host_options() {
   po::options_description group("Options of every command", kHelpColumns);
@@ -33,10 +31,8 @@ po::options_description host_options() {
   add("conf", text("FILE"),
       "Ceph configuration file to reach the cluster with (default: $CEPH_CONF, else what the domain's XML "
       "says)");
-  add("state-dir", text("DIR"),
-      "folder of the journals (default: $POOLSHIFT_STATE_DIR, else /var/lib/poolshift)");
-  add("patience", text("SECONDS"),
-      "how long libvirtd or the cluster may be away before a job is held (default: 60)");
+  add("state-dir", text("DIR"), "folder of the journals (default: $POOLSHIFT_STATE_DIR, else /var/lib/poolshift)");
+  add("patience", text("SECONDS"), "how long libvirtd or the cluster may be away before a job is held (default: 60)");
   add("log-file", text("FILE"), "append the library's log to FILE; '-' is stderr (default: no log)");
   add("verbose,v", po::bool_switch(), "log details too; to stderr when there is no --log-file");
   add("help,h", po::bool_switch(), "print this help");
@@ -57,9 +53,7 @@ std::string absolute(const std::string& path) {
   return full.empty() ? path : full.string();
 }
 
-std::string help_advice(const Command& command) {
-  return fmt::format("See 'poolshift {} --help'.", command.name);
-}
+std::string help_advice(const Command& command) { return fmt::format("See 'poolshift {} --help'.", command.name); }
 
 std::vector<std::string> names_of(const po::options_description& options) {
   std::vector<std::string> names;
@@ -67,8 +61,7 @@ std::vector<std::string> names_of(const po::options_description& options) {
   return names;
 }
 
-Failure unknown_option(const Command& command, const std::string& word,
-                       const po::options_description& known) {
+Failure unknown_option(const Command& command, const std::string& word, const po::options_description& known) {
   const auto near = nearest(word.substr(0, word.find('=')), names_of(known));
   const auto message = fmt::format("there is no option '{}'", word);
   if (near.empty()) return usage_error(message, help_advice(command));
@@ -81,14 +74,12 @@ Failure syntax_failure(const Command& command, const po::error& error, const po:
     return unknown_option(command, unknown->get_option_name(), known);
   }
   if (const auto* twice = dynamic_cast<const po::multiple_occurrences*>(&error)) {
-    return usage_error(fmt::format("'{}' is given more than once", twice->get_option_name()),
-                       "Give it once.");
+    return usage_error(fmt::format("'{}' is given more than once", twice->get_option_name()), "Give it once.");
   }
   if (const auto* syntax = dynamic_cast<const po::invalid_command_line_syntax*>(&error)) {
     const auto name = syntax->get_option_name();
     if (syntax->kind() == po::invalid_syntax::extra_parameter) {
-      return usage_error(fmt::format("'{}' takes no value, but is given one", name),
-                         "Leave out what follows the '='.");
+      return usage_error(fmt::format("'{}' takes no value, but is given one", name), "Leave out what follows the '='.");
     }
     return usage_error(fmt::format("'{}' needs a value, and none is given", name),
                        fmt::format("Give one; if it begins with '-', write {}=VALUE.", name));
@@ -162,12 +153,10 @@ Outcome<bool> check_values(const po::variables_map& values, const po::options_de
     const auto* word = boost::any_cast<std::string>(&value.value());
     if (!word) continue;
     if (word->empty()) {
-      return usage_error(fmt::format("'--{}' is given an empty value", name),
-                         "Give a value, or leave the option out.");
+      return usage_error(fmt::format("'--{}' is given an empty value", name), "Give a value, or leave the option out.");
     }
     if (std::find(names.begin(), names.end(), word->substr(0, word->find('='))) != names.end()) {
-      return usage_error(fmt::format("'--{}' needs a value, and is followed by '{}'", name, *word),
-                         "Give a value.");
+      return usage_error(fmt::format("'--{}' needs a value, and is followed by '{}'", name, *word), "Give a value.");
     }
   }
   return true;
@@ -176,8 +165,7 @@ Outcome<bool> check_values(const po::variables_map& values, const po::options_de
 Outcome<bool> check_arguments_utf8(const std::vector<std::string>& arguments) {
   for (std::size_t i = 0; i < arguments.size(); ++i) {
     if (!is_utf8(arguments[i])) {
-      return usage_error(fmt::format("argument {} after the command is not UTF-8", i + 1),
-                         "Give all text as UTF-8.");
+      return usage_error(fmt::format("argument {} after the command is not UTF-8", i + 1), "Give all text as UTF-8.");
     }
   }
   return true;
@@ -203,8 +191,7 @@ Outcome<HostOptions> host_of(const po::variables_map& values) {
     host.patience_s = *patience;
   }
   for (const char* name : {"connect", "conf", "state-dir"}) {
-    if (given(values, name))
-      host.as_given += fmt::format(" --{} {}", name, shell_quoted(text_of(values, name)));
+    if (given(values, name)) host.as_given += fmt::format(" --{} {}", name, shell_quoted(text_of(values, name)));
   }
   return host;
 }
@@ -233,8 +220,7 @@ Outcome<RequestOptions> request_of(const Command& command, const po::variables_m
 }
 
 Outcome<std::string> job_of(const Command& command, const po::variables_map& values) {
-  const auto words =
-      given(values, kJobs) ? values[kJobs].as<std::vector<std::string>>() : std::vector<std::string>();
+  const auto words = given(values, kJobs) ? values[kJobs].as<std::vector<std::string>>() : std::vector<std::string>();
   const std::size_t most = command.job == JobArgument::none ? 0 : 1;
   if (words.size() > most) {
     return usage_error(fmt::format("'{}' is one argument too many", words[most]),

@@ -23,9 +23,7 @@ constexpr std::size_t kGap = 2;             // between the pieces of a bar
 constexpr std::size_t kLeastBar = 8;
 constexpr std::size_t kMostBar = 40;
 
-double now_s() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double now_s() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 std::string phase_of(const Document& status) {
   auto phase = printable(text_at(status, "phase"));
@@ -65,8 +63,7 @@ std::string drawn_bar(int percent, std::size_t columns) {
 }
 
 // The most important piece comes first.
-void drop_what_does_not_fit(std::initializer_list<std::string*> pieces, std::size_t columns,
-                            std::size_t& used) {
+void drop_what_does_not_fit(std::initializer_list<std::string*> pieces, std::size_t columns, std::size_t& used) {
   for (auto* piece : pieces) {
     if (piece->empty()) continue;
     if (used + kGap + display_width(*piece) > columns) {

@@ -80,8 +80,7 @@ Outcome<std::uint64_t> parse_bandwidth(std::string_view text) {
   }
   // 0 means "no limit", so 0.0001K must not become it.
   if (bytes == 0 && text.find_first_of("123456789") != std::string_view::npos) {
-    return usage_error(fmt::format("'{}' is less than one byte per second", text),
-                       "Give more, or 0 for no limit.");
+    return usage_error(fmt::format("'{}' is less than one byte per second", text), "Give more, or 0 for no limit.");
   }
   return bytes;
 }

@@ -100,8 +100,7 @@ void add_done(Lines& lines, const Document& report) {
 void add_checks(Lines& lines, const Document& report, const std::string& result) {
   for (const auto& check : part_at(report, "checks")) {
     if (text_at(check, "result") != result) continue;
-    lines.add_finding(fmt::format("{}: {}", text_at(check, "name"), text_at(check, "found")),
-                      text_at(check, "do"));
+    lines.add_finding(fmt::format("{}: {}", text_at(check, "name"), text_at(check, "found")), text_at(check, "do"));
   }
 }
 
@@ -130,8 +129,7 @@ std::string plan_text(const Document& report) {
   Lines lines(0);
   lines.head("plan");
   const auto reason = text_at(plan, "engine_reason");
-  lines.add(
-      fmt::format("engine {}{}{}", or_unknown(text_at(plan, "engine")), reason.empty() ? "" : ": ", reason));
+  lines.add(fmt::format("engine {}{}{}", or_unknown(text_at(plan, "engine")), reason.empty() ? "" : ": ", reason));
   const auto size = number_at(plan, "target_bytes_after");
   lines.add(fmt::format("{} {}{}", text_at(report, "target"),
                         true_at(plan, "creates_target") ? "is created" : "exists and is used",
@@ -171,8 +169,7 @@ std::string summary_of(const Document& report, const std::string& host_arguments
 
 std::string check_text(const Document& report, std::size_t columns) {
   const auto what = what_of(report);
-  const auto text =
-      (what.empty() ? "" : what + "\n\n") + checks_table(part_at(report, "checks"), "CHECK", columns);
+  const auto text = (what.empty() ? "" : what + "\n\n") + checks_table(part_at(report, "checks"), "CHECK", columns);
   if (text_at(report, "state") == "refused") {
     Lines lines(columns);
     lines.head("a swap would be refused");

@@ -111,8 +111,7 @@ std::string checks_table(const Document& checks, const char* name_head, std::siz
   Table table({"RESULT", name_head, "FOUND"});
   for (const auto& check : checks) {
     const auto result = text_at(check, "result");
-    table.add(
-        {or_dash(emphasised(result)), or_dash(text_at(check, "name")), or_dash(text_at(check, "found"))});
+    table.add({or_dash(emphasised(result)), or_dash(text_at(check, "name")), or_dash(text_at(check, "found"))});
     const auto advice = text_at(check, "do");
     if (result != "pass" && !advice.empty()) table.add_below("do: " + printable(advice));
   }
@@ -141,8 +140,7 @@ std::string jobs_table(const Document& jobs, double now_s, std::size_t columns) 
   Table table({"JOB", "STATE", "GUEST ON", "DONE", "AGE", "DOMAIN", "DISK", "SOURCE -> TARGET"});
   for (const auto& job : jobs) {
     table.add({or_dash(text_at(job, "job")), or_dash(state_of(job)), or_dash(text_at(job, "guest_on")),
-               percent_text(job), age_of(job, now_s), or_dash(text_at(job, "domain")),
-               or_dash(text_at(job, "disk")),
+               percent_text(job), age_of(job, now_s), or_dash(text_at(job, "domain")), or_dash(text_at(job, "disk")),
                or_dash(text_at(job, "source")) + " -> " + or_dash(text_at(job, "target"))});
   }
   return table.render(columns);
@@ -161,8 +159,7 @@ std::string job_details(const Document& job, double now_s, std::size_t columns) 
   facts.add("engine", text_at(job, "engine"));
   facts.add("progress", progress_text(part_at(job, "progress")));
   facts.add("age", age_of(job, now_s));
-  if (const auto total = number_at(part_at(job, "seconds"), "total"))
-    facts.add("took", format_seconds(*total));
+  if (const auto total = number_at(part_at(job, "seconds"), "total")) facts.add("took", format_seconds(*total));
   facts.add("converged", text_at(job, "convergence"));
   facts.add("error", text_at(part_at(job, "error"), "message"));
   facts.add("do", text_at(part_at(job, "error"), "advice"));

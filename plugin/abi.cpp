@@ -1,14 +1,13 @@
 // The C ABI: arguments, exceptions and JSON text. No logic: that is engine/host.h.
+#include <fmt/core.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
-
-#include <fmt/core.h>
-
-#include <nlohmann/json.hpp>
 
 #include "adapters/event_fd.h"
 #include "adapters/libvirt_hypervisor.h"
@@ -114,9 +113,8 @@ int poolshift_host_open(const char* options_text, poolshift_host** host, char** 
     if (auto opened = open_log(options->log_file, options->log_level); !opened) return fail(error, opened.error());
     if (options->owns_process) silence_libvirt_errors();
     auto opened = std::make_unique<poolshift_host>();
-    opened->host = std::make_unique<Host>(
-        *options, HostPorts{make_libvirt_hypervisor(options->connect_uri), make_rbd_storage(), make_posix_system(),
-                            make_event_fd});
+    opened->host = std::make_unique<Host>(*options, HostPorts{make_libvirt_hypervisor(options->connect_uri),
+                                                              make_rbd_storage(), make_posix_system(), make_event_fd});
     if (auto ready = opened->host->open(); !ready) {
       fail(error, ready.error());
       return POOLSHIFT_HELD;
@@ -185,8 +183,13 @@ int poolshift_job_wait(poolshift_job* job, int timeout_ms, char** status, char**
       // Its own thread may end it between the two looks, and while it validates there is no journal yet.
       if (job->local && job->local->done().wait_ms(0)) return wait_local(*job->local, status);
       if (!seen && job->local && seen.error().code == ErrorCode::not_found) {
-        give(status, {{"schema", 1}, {"job", job->id}, {"phase", "validate"}, {"state", "open"}, {"running", true},
-                      {"guest_on", "source"}, {"progress", nullptr}});
+        give(status, {{"schema", 1},
+                      {"job", job->id},
+                      {"phase", "validate"},
+                      {"state", "open"},
+                      {"running", true},
+                      {"guest_on", "source"},
+                      {"progress", nullptr}});
         return POOLSHIFT_RUNNING;
       }
       if (!seen) return fail(error, seen.error());
@@ -208,7 +211,8 @@ int poolshift_job_set(poolshift_job* job, const char* settings, char** error) {
     if (settings == nullptr) return missing(error, "settings");
     const auto bandwidth = parse_settings(settings);
     if (!bandwidth) return fail(error, bandwidth.error());
-    if (auto set = job->host->host->set_bandwidth(job->id, *bandwidth, job->local.get()); !set) return fail(error, set.error());
+    if (auto set = job->host->host->set_bandwidth(job->id, *bandwidth, job->local.get()); !set)
+      return fail(error, set.error());
     return POOLSHIFT_OK;
   });
 }

@@ -20,10 +20,9 @@ int run_cancel(const Options& options) {
   const auto reply = job->cancel();
   if (!reply.ok()) return report_failure(kName, reply.failure, options.json);
   write_line(options.json ? kStderr : kStdout,
-             fmt::format("job {} is asked to stop and undo; follow it with: poolshift status {} --watch{}",
-                         options.job, options.job, options.host.as_given));
-  if (options.json)
-    write_document({{"schema", 1}, {"job", options.job}, {"asked", "cancel"}, {"error", nullptr}});
+             fmt::format("job {} is asked to stop and undo; follow it with: poolshift status {} --watch{}", options.job,
+                         options.job, options.host.as_given));
+  if (options.json) write_document({{"schema", 1}, {"job", options.job}, {"asked", "cancel"}, {"error", nullptr}});
   return POOLSHIFT_OK;
 }
 

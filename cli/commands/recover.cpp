@@ -55,8 +55,7 @@ class Bystander {
   std::map<std::string, std::string> phases_;
 };
 
-Reply recover_watched(Host& host, const Document& wanted, SignalWatch& signals,
-                      const std::string& host_arguments) {
+Reply recover_watched(Host& host, const Document& wanted, SignalWatch& signals, const std::string& host_arguments) {
   Bystander bystander(host);
   auto ended = std::async(std::launch::async, [&] { return host.recover(wanted); });
   while (ended.wait_for(0s) != std::future_status::ready) {
@@ -75,8 +74,7 @@ std::string text_of(const Document& report, const Options& options, std::size_t 
   if (jobs.empty()) return "nothing to recover\n";
   std::string text;
   for (const auto& job : jobs) {
-    text += fmt::format("job {}: {}", printable(text_at(job, "job")),
-                        summary_of(job, options.host.as_given, columns));
+    text += fmt::format("job {}: {}", printable(text_at(job, "job")), summary_of(job, options.host.as_given, columns));
   }
   return text;
 }

@@ -12,17 +12,15 @@ namespace {
 constexpr const char* kName = "poolshift set";
 
 std::string limit_text(std::uint64_t bytes_per_s) {
-  return bytes_per_s == 0
-             ? "no limit"
-             : fmt::format("at most {} a second", format_bytes(static_cast<double>(bytes_per_s)));
+  return bytes_per_s == 0 ? "no limit"
+                          : fmt::format("at most {} a second", format_bytes(static_cast<double>(bytes_per_s)));
 }
 
 }  // namespace
 
 int run_set(const Options& options) {
   if (!options.bandwidth_bytes_per_s) {
-    const auto nothing =
-        usage_error("there is nothing to set", "Give '--bandwidth', for example --bandwidth 50M.");
+    const auto nothing = usage_error("there is nothing to set", "Give '--bandwidth', for example --bandwidth 50M.");
     return report_failure(kName, nothing, options.json);
   }
   auto host = Host::open(host_document(options.host));

@@ -31,8 +31,7 @@ Outcome<View> view_of_job(Host& host, const std::string& job_id, std::size_t col
   if (!job) return job.failure();
   const auto reply = job->wait(0);
   if (reply.document.is_null()) return reply.failure;
-  return View{reply.document, job_details(reply.document, wall_clock_s(), columns),
-              reply.result == POOLSHIFT_RUNNING};
+  return View{reply.document, job_details(reply.document, wall_clock_s(), columns), reply.result == POOLSHIFT_RUNNING};
 }
 
 Outcome<View> view_of_all(Host& host, std::size_t columns) {

@@ -16,9 +16,7 @@ namespace {
 constexpr const char* kName = "poolshift swap";
 
 // stdout belongs to JSON as soon as any is asked for.
-bool json_on_stdout(const Options& options) {
-  return options.json || options.progress == ProgressChoice::json;
-}
+bool json_on_stdout(const Options& options) { return options.json || options.progress == ProgressChoice::json; }
 
 void report_end(const Options& options, const Follower& follower, const Reply& ended) {
   const bool done = ended.ok();

@@ -53,8 +53,7 @@ std::string describe(const pugi::xml_node& disk, const pugi::xml_node& source) {
   if (!source) return "";
   const auto type = text(disk.attribute("type"));
   if (type == "network") {
-    auto described =
-        fmt::format("{}:{}", source.attribute("protocol").value(), source.attribute("name").value());
+    auto described = fmt::format("{}:{}", source.attribute("protocol").value(), source.attribute("name").value());
     if (const auto snapshot = source.child("snapshot")) described += "@" + text(snapshot.attribute("name"));
     return described;
   }
@@ -119,10 +118,9 @@ Result<pugi::xml_node> load_domain(std::string_view xml, pugi::xml_document& doc
   const auto parsed = document.load_buffer(xml.data(), xml.size(), pugi::parse_default, pugi::encoding_utf8);
   const auto root = document.child("domain");
   if (!parsed || !root) {
-    return Error{
-        ErrorCode::failed,
-        fmt::format("This is not the XML of a domain: {}", parsed ? "no <domain>" : parsed.description()),
-        "Compare it with 'virsh dumpxml'."};
+    return Error{ErrorCode::failed,
+                 fmt::format("This is not the XML of a domain: {}", parsed ? "no <domain>" : parsed.description()),
+                 "Compare it with 'virsh dumpxml'."};
   }
   return root;
 }

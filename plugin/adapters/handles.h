@@ -62,8 +62,7 @@ inline unsigned long long typed_number(const virTypedParameter* params, int coun
 
 inline std::string_view typed_text(const virTypedParameter* params, int count, const char* name) {
   const virTypedParameter* param = virTypedParamsGet(const_cast<virTypedParameter*>(params), count, name);
-  const bool has_text =
-      param != nullptr && param->type == VIR_TYPED_PARAM_STRING && param->value.s != nullptr;
+  const bool has_text = param != nullptr && param->type == VIR_TYPED_PARAM_STRING && param->value.s != nullptr;
   return has_text ? param->value.s : "";
 }
 
@@ -80,8 +79,7 @@ class TypedParams {
     virTypedParamsFree(params_, count_);
     count_ = 0;
     capacity_ = count;
-    params_ = static_cast<virTypedParameter*>(
-        std::calloc(static_cast<std::size_t>(count), sizeof(virTypedParameter)));
+    params_ = static_cast<virTypedParameter*>(std::calloc(static_cast<std::size_t>(count), sizeof(virTypedParameter)));
     return params_ != nullptr;
   }
   bool add(const char* name, unsigned long long value) {

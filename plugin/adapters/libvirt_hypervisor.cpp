@@ -136,12 +136,9 @@ class LibvirtHypervisor final : public Hypervisor {
   Result<std::vector<Domain>> list_domains() override;
   Result<std::string> secret_value(const ClusterAccess& access) override;
 
-  Status start_mirror(const std::string& uuid, const std::string& disk,
-                      const MirrorOptions& options) override;
-  Result<std::optional<MirrorProgress>> mirror_progress(const std::string& uuid,
-                                                        const std::string& disk) override;
-  Status set_mirror_bandwidth(const std::string& uuid, const std::string& disk,
-                              std::uint64_t bytes_per_s) override;
+  Status start_mirror(const std::string& uuid, const std::string& disk, const MirrorOptions& options) override;
+  Result<std::optional<MirrorProgress>> mirror_progress(const std::string& uuid, const std::string& disk) override;
+  Status set_mirror_bandwidth(const std::string& uuid, const std::string& disk, std::uint64_t bytes_per_s) override;
   Status pivot_mirror(const std::string& uuid, const std::string& disk) override;
   Status cancel_mirror(const std::string& uuid, const std::string& disk) override;
 
@@ -183,8 +180,7 @@ Result<ConnectHandle> LibvirtHypervisor::connection() {
   // virConnectIsAlive() knows only what the last call met, and there is no keepalive: after a restart of
   // libvirtd it still says yes. So ask for something cheap first; it is the call that may be repeated.
   unsigned long version = 0;
-  if (current && virConnectIsAlive(current.get()) == 1 &&
-      virConnectGetLibVersion(current.get(), &version) == 0) {
+  if (current && virConnectIsAlive(current.get()) == 1 && virConnectGetLibVersion(current.get(), &version) == 0) {
     return current;
   }
   auto fresh = own_connection(virConnectOpen(uri_.c_str()));
@@ -208,8 +204,7 @@ Result<OpenDomain> LibvirtHypervisor::open_domain(const std::string& name_or_uui
   if (!connected) return connected.error();
   OpenDomain domain{*connected, nullptr};
   domain.handle.reset(virDomainLookupByUUIDString(domain.connection.get(), name_or_uuid.c_str()));
-  if (!domain.handle)
-    domain.handle.reset(virDomainLookupByName(domain.connection.get(), name_or_uuid.c_str()));
+  if (!domain.handle) domain.handle.reset(virDomainLookupByName(domain.connection.get(), name_or_uuid.c_str()));
   if (!domain.handle) return make_error(last_error(), fmt::format("Cannot find domain '{}'", name_or_uuid));
   return domain;
 }
@@ -250,11 +245,10 @@ Result<HypervisorVersions> LibvirtHypervisor::versions() {
 Status LibvirtHypervisor::note_other_jobs(virDomain* domain, Domain& description) {
   for (auto& disk : description.disks) {
     virDomainBlockJobInfo info{};
-    const int found = virDomainGetBlockJobInfo(domain, disk.target.c_str(), &info,
-                                               VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES);
+    const int found =
+        virDomainGetBlockJobInfo(domain, disk.target.c_str(), &info, VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES);
     if (found < 0) {
-      return make_error(last_error(),
-                        fmt::format("Cannot look for block jobs of domain '{}'", description.name));
+      return make_error(last_error(), fmt::format("Cannot look for block jobs of domain '{}'", description.name));
     }
     if (found > 0 && info.type != VIR_DOMAIN_BLOCK_JOB_TYPE_COPY) disk.other_block_job = true;
   }
@@ -268,8 +262,7 @@ Result<Domain> LibvirtHypervisor::describe(virDomain* domain, bool with_jobs) {
   int state = 0;
   int reason = 0;
   const int persistent = virDomainIsPersistent(domain);
-  if (persistent < 0 || virDomainGetState(domain, &state, &reason, 0) < 0)
-    return make_error(last_error(), what);
+  if (persistent < 0 || virDomainGetState(domain, &state, &reason, 0) < 0) return make_error(last_error(), what);
   description.state = state_of(state);
   description.persistent = persistent == 1;
   const CString xml(virDomainGetXMLDesc(domain, 0));
@@ -319,8 +312,7 @@ Result<std::vector<Domain>> LibvirtHypervisor::list_domains() {
   std::vector<Domain> domains;
   for (const auto& handle : handles) {
     auto description = describe(handle.get(), false);
-    if (!description && description.error().code == ErrorCode::not_found)
-      continue;  // gone since it was listed
+    if (!description && description.error().code == ErrorCode::not_found) continue;  // gone since it was listed
     if (!description) return description.error();
     domains.push_back(std::move(*description));
   }
@@ -333,9 +325,9 @@ Result<std::string> LibvirtHypervisor::secret_value(const ClusterAccess& access)
   if (!connected) return connected.error();
   const bool by_uuid = !access.secret_uuid.empty();
   const auto& name = by_uuid ? access.secret_uuid : access.secret_usage;
-  const SecretHandle secret(
-      by_uuid ? virSecretLookupByUUIDString(connected->get(), name.c_str())
-              : virSecretLookupByUsage(connected->get(), VIR_SECRET_USAGE_TYPE_CEPH, name.c_str()));
+  const SecretHandle secret(by_uuid
+                                ? virSecretLookupByUUIDString(connected->get(), name.c_str())
+                                : virSecretLookupByUsage(connected->get(), VIR_SECRET_USAGE_TYPE_CEPH, name.c_str()));
   std::size_t size = 0;
   unsigned char* bytes = secret ? virSecretGetValue(secret.get(), &size, 0) : nullptr;
   const SecretBytes value(bytes, size);
@@ -345,10 +337,9 @@ Result<std::string> LibvirtHypervisor::secret_value(const ClusterAccess& access)
   const auto what = fmt::format("Cannot get the value of the libvirt secret '{}'", name);
   // A private secret says VIR_ERR_INVALID_SECRET; one that has no value yet VIR_ERR_NO_SECRET.
   if (error.code == VIR_ERR_INVALID_SECRET) {
-    return Error{
-        ErrorCode::denied, fmt::format("{}: {}", what, error.message),
-        "The secret is private: name a Ceph configuration file with a keyring instead, or define the secret "
-        "with private='no'."};
+    return Error{ErrorCode::denied, fmt::format("{}: {}", what, error.message),
+                 "The secret is private: name a Ceph configuration file with a keyring instead, or define the secret "
+                 "with private='no'."};
   }
   auto made = make_error(error, what);
   if (made.code == ErrorCode::not_found) made.advice = "Check it with 'virsh secret-list' and set its value.";
@@ -366,8 +357,7 @@ Result<std::string> LibvirtHypervisor::conf_path_of(const OpenDomain& domain, co
   return std::string();  // virDomainBlockCopy() will say that there is no such disk
 }
 
-Status LibvirtHypervisor::start_mirror(const std::string& uuid, const std::string& disk,
-                                       const MirrorOptions& options) {
+Status LibvirtHypervisor::start_mirror(const std::string& uuid, const std::string& disk, const MirrorOptions& options) {
   const SigpipeBlocked blocked;
   const auto domain = open_domain(uuid);
   if (!domain) return domain.error();
@@ -377,12 +367,10 @@ Status LibvirtHypervisor::start_mirror(const std::string& uuid, const std::strin
   TypedParams params;
   bool added = true;
   if (options.bandwidth_bytes_per_s != 0) {
-    added = params.add(VIR_DOMAIN_BLOCK_COPY_BANDWIDTH,
-                       static_cast<unsigned long long>(options.bandwidth_bytes_per_s));
+    added = params.add(VIR_DOMAIN_BLOCK_COPY_BANDWIDTH, static_cast<unsigned long long>(options.bandwidth_bytes_per_s));
   }
   if (added && options.granularity_bytes != 0) {
-    added =
-        params.add(VIR_DOMAIN_BLOCK_COPY_GRANULARITY, static_cast<unsigned int>(options.granularity_bytes));
+    added = params.add(VIR_DOMAIN_BLOCK_COPY_GRANULARITY, static_cast<unsigned int>(options.granularity_bytes));
   }
   if (added && options.buffer_bytes != 0) {
     added = params.add(VIR_DOMAIN_BLOCK_COPY_BUF_SIZE, static_cast<unsigned long long>(options.buffer_bytes));
@@ -392,8 +380,7 @@ Status LibvirtHypervisor::start_mirror(const std::string& uuid, const std::strin
   unsigned int flags = VIR_DOMAIN_BLOCK_COPY_REUSE_EXT | VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB;
   if (options.synchronous_writes) flags |= VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES;
   const auto xml = mirror_target_xml(options, *conf_path);
-  if (virDomainBlockCopy(domain->get(), disk.c_str(), xml.c_str(), params.data(), params.size(), flags) !=
-      0) {
+  if (virDomainBlockCopy(domain->get(), disk.c_str(), xml.c_str(), params.data(), params.size(), flags) != 0) {
     return disk_error(*domain, disk, fmt::format("start the copy to '{}' of", to_string(options.target)));
   }
   return {};
@@ -431,9 +418,8 @@ std::uint64_t LibvirtHypervisor::highest_written_bytes(const OpenDomain& domain,
   virDomainPtr domains[] = {domain.get(), nullptr};
   virDomainStatsRecordPtr* raw = nullptr;
   // NOWAIT: a domain that another call holds up is no reason to wait for a number that is only nice to have.
-  if (virDomainListGetStats(
-          domains, VIR_DOMAIN_STATS_BLOCK, &raw,
-          VIR_CONNECT_GET_ALL_DOMAINS_STATS_BACKING | VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT) < 1) {
+  if (virDomainListGetStats(domains, VIR_DOMAIN_STATS_BLOCK, &raw,
+                            VIR_CONNECT_GET_ALL_DOMAINS_STATS_BACKING | VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT) < 1) {
     return 0;
   }
   const StatsRecords records(raw);
@@ -522,16 +508,15 @@ Result<DiskCounters> LibvirtHypervisor::disk_counters(const std::string& uuid, c
   return counters;
 }
 
-Status LibvirtHypervisor::read_io_tune(const OpenDomain& domain, const std::string& disk,
-                                       TypedParams& params) {
+Status LibvirtHypervisor::read_io_tune(const OpenDomain& domain, const std::string& disk, TypedParams& params) {
   int count = 0;
   if (virDomainGetBlockIoTune(domain.get(), disk.c_str(), nullptr, &count, VIR_DOMAIN_AFFECT_LIVE) != 0) {
     return disk_error(domain, disk, "read the limits of");
   }
   if (!params.reserve(count)) return Error{ErrorCode::failed, "Out of memory", "Free some memory."};
   *params.size_slot() = count;
-  if (virDomainGetBlockIoTune(domain.get(), disk.c_str(), params.data(), params.size_slot(),
-                              VIR_DOMAIN_AFFECT_LIVE) != 0) {
+  if (virDomainGetBlockIoTune(domain.get(), disk.c_str(), params.data(), params.size_slot(), VIR_DOMAIN_AFFECT_LIVE) !=
+      0) {
     return disk_error(domain, disk, "read the limits of");
   }
   return {};
@@ -549,8 +534,7 @@ Result<WriteLimit> LibvirtHypervisor::write_limit(const std::string& uuid, const
   return limit;
 }
 
-Status LibvirtHypervisor::set_write_limit(const std::string& uuid, const std::string& disk,
-                                          const WriteLimit& limit) {
+Status LibvirtHypervisor::set_write_limit(const std::string& uuid, const std::string& disk, const WriteLimit& limit) {
   const SigpipeBlocked blocked;
   const auto domain = open_domain(uuid);
   if (!domain) return domain.error();
@@ -568,8 +552,8 @@ Status LibvirtHypervisor::set_write_limit(const std::string& uuid, const std::st
     if (name == VIR_DOMAIN_BLOCK_IOTUNE_WRITE_BYTES_SEC) value = limit.write_bytes_per_s;
     if (!changed.add(param.field, value)) return disk_error(*domain, disk, "set the limits of");
   }
-  if (virDomainSetBlockIoTune(domain->get(), disk.c_str(), changed.data(), changed.size(),
-                              VIR_DOMAIN_AFFECT_LIVE) != 0) {
+  if (virDomainSetBlockIoTune(domain->get(), disk.c_str(), changed.data(), changed.size(), VIR_DOMAIN_AFFECT_LIVE) !=
+      0) {
     return disk_error(*domain, disk, "set the limits of");
   }
   return {};

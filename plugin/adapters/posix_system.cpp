@@ -52,15 +52,12 @@ std::string text_of(int error_number) { return std::generic_category().message(e
 Error system_error(std::string_view verb, const std::string& path, int error_number) {
   const auto message = fmt::format("Cannot {} '{}': {}", verb, path, text_of(error_number));
   switch (error_number) {
-    case ENOENT:
-      return {ErrorCode::not_found, message, "Check that the path is right and that its folder exists."};
+    case ENOENT: return {ErrorCode::not_found, message, "Check that the path is right and that its folder exists."};
     case EEXIST: return {ErrorCode::exists, message, "Use another name, or remove the file."};
     case EACCES:
-    case EPERM:
-      return {ErrorCode::denied, message, "Run as the user who owns the folder, or correct its permissions."};
+    case EPERM: return {ErrorCode::denied, message, "Run as the user who owns the folder, or correct its permissions."};
     case ELOOP:
-      return {ErrorCode::denied, message,
-              "A symbolic link is not followed here: put a real file in its place."};
+      return {ErrorCode::denied, message, "A symbolic link is not followed here: put a real file in its place."};
     case ENOSPC:
     case EDQUOT: return {ErrorCode::failed, message, "Make space on this file system and try again."};
     case EROFS: return {ErrorCode::denied, message, "The file system is mounted read-only: find out why."};
@@ -106,14 +103,12 @@ Status write_all(int fd, const std::string& path, std::string_view content) {
 class PosixSystem final : public System {
  public:
   std::int64_t monotonic_ms() override {
-    return std::chrono::duration_cast<std::chrono::milliseconds>(
-               std::chrono::steady_clock::now().time_since_epoch())
+    return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now().time_since_epoch())
         .count();
   }
 
   std::int64_t wall_clock_ms() override {
-    return std::chrono::duration_cast<std::chrono::milliseconds>(
-               std::chrono::system_clock::now().time_since_epoch())
+    return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
         .count();
   }
 
@@ -264,8 +259,7 @@ class PosixSystem final : public System {
     const Fd fd = open_file(path, O_WRONLY | O_CREAT | O_EXCL);
     if (!fd) return system_error("create", path, errno);
     auto written = write_all(fd.get(), path, content);
-    if (written.ok() && durable && ::fsync(fd.get()) != 0)
-      written = system_error("make durable", path, errno);
+    if (written.ok() && durable && ::fsync(fd.get()) != 0) written = system_error("make durable", path, errno);
     if (!written) ::unlink(path.c_str());
     return written;
   }

@@ -216,8 +216,7 @@ Status RbdCluster::connect(const ClusterAccess& access, const std::string& key) 
   const auto place = access.conf_path.empty() ? join(access.mon_hosts) : access.conf_path;
   const auto what = fmt::format("Cannot connect to the cluster at '{}' as user '{}'", place, access.user);
   if (place.empty()) {
-    return Error{ErrorCode::invalid,
-                 "Neither the disk's XML nor the configuration tells where the cluster is",
+    return Error{ErrorCode::invalid, "Neither the disk's XML nor the configuration tells where the cluster is",
                  "Name a Ceph configuration file."};
   }
   const auto entity = fmt::format("client.{}", access.user.empty() ? "admin" : access.user);
@@ -230,8 +229,7 @@ Status RbdCluster::connect(const ClusterAccess& access, const std::string& key) 
   if (result == 0 && !access.conf_path.empty()) {
     result = rados_.conf_read_file(access.conf_path.c_str());
     if (result < 0) {
-      return make_error(result,
-                        fmt::format("Cannot read the Ceph configuration file '{}'", access.conf_path));
+      return make_error(result, fmt::format("Cannot read the Ceph configuration file '{}'", access.conf_path));
     }
   }
   const auto set = [&](const char* option, const std::string& value) {
@@ -364,8 +362,7 @@ Status RbdCluster::may_write(const std::string& pool, const std::string& rbd_nam
       // A user of one namespace may not be allowed to look; then the operation below decides.
       bool exists = true;
       if (rbd_.namespace_exists(*io, rbd_namespace.c_str(), &exists) == 0 && !exists) {
-        return Error{ErrorCode::not_found,
-                     fmt::format("Pool '{}' has no namespace '{}'", pool, rbd_namespace),
+        return Error{ErrorCode::not_found, fmt::format("Pool '{}' has no namespace '{}'", pool, rbd_namespace),
                      fmt::format("Create it with 'rbd namespace create {}/{}'.", pool, rbd_namespace)};
       }
       io->set_namespace(rbd_namespace);
@@ -411,9 +408,8 @@ Result<std::unique_ptr<RbdCluster::OpenImage>> RbdCluster::open_image(const Imag
   if (!io) return io.error();
   auto open = std::make_unique<OpenImage>();
   open->pool = *io;
-  const int result = purpose == For::reading
-                         ? rbd_.open_read_only(open->pool, open->image, name.image.c_str(), nullptr)
-                         : rbd_.open(open->pool, open->image, name.image.c_str());
+  const int result = purpose == For::reading ? rbd_.open_read_only(open->pool, open->image, name.image.c_str(), nullptr)
+                                             : rbd_.open(open->pool, open->image, name.image.c_str());
   if (result < 0) return open_error(open->pool, name, result);
   return open;
 }
@@ -421,8 +417,7 @@ Result<std::unique_ptr<RbdCluster::OpenImage>> RbdCluster::open_image(const Imag
 Result<std::vector<std::string>> RbdCluster::watchers_of(librbd::Image& image, const ImageName& name) {
   std::list<librbd::image_watcher_t> found;
   const int result = image.list_watchers(found);
-  if (result < 0)
-    return make_error(result, fmt::format("Cannot list the watchers of image '{}'", to_string(name)));
+  if (result < 0) return make_error(result, fmt::format("Cannot list the watchers of image '{}'", to_string(name)));
   const auto own_id = static_cast<std::int64_t>(rados_.get_instance_id());
   std::vector<std::string> addresses;
   for (const auto& watcher : found) {
@@ -584,8 +579,7 @@ Status RbdCluster::create_image(const ImageName& name, const ImageSpec& spec) {
     int result = rbd_.create4(*io, name.image.c_str(), spec.size_bytes, options);
     if (result == -ENOENT && !spec.data_pool.empty()) {
       return Error{ErrorCode::not_found,
-                   fmt::format("Cannot create image '{}': there is no data pool '{}'", to_string(name),
-                               spec.data_pool),
+                   fmt::format("Cannot create image '{}': there is no data pool '{}'", to_string(name), spec.data_pool),
                    "Check the name with 'ceph osd pool ls'."};
     }
     if (result < 0) return make_error(result, fmt::format("Cannot create image '{}'", to_string(name)));
@@ -596,8 +590,7 @@ Status RbdCluster::create_image(const ImageName& name, const ImageSpec& spec) {
     for (const auto& [key, value] : spec.metadata) {
       result = (*open)->image.metadata_set(key, value);
       if (result < 0) {
-        return make_error(result,
-                          fmt::format("Cannot set metadata '{}' of image '{}'", key, to_string(name)));
+        return make_error(result, fmt::format("Cannot set metadata '{}' of image '{}'", key, to_string(name)));
       }
     }
     return {};
@@ -608,8 +601,7 @@ Status RbdCluster::rename_image(const ImageName& from, const ImageName& to) {
   const auto what = fmt::format("Cannot rename image '{}' to '{}'", to_string(from), to_string(to));
   return guarded(what, [&]() -> Status {
     if (from.pool != to.pool || from.rbd_namespace != to.rbd_namespace) {
-      return Error{ErrorCode::internal, fmt::format("{}: they are in different places", what),
-                   "Report this."};
+      return Error{ErrorCode::internal, fmt::format("{}: they are in different places", what), "Report this."};
     }
     auto io = open_pool(from.pool, from.rbd_namespace);
     if (!io) return io.error();

@@ -1,9 +1,9 @@
 #include "base/json_reader.h"
 
-#include <algorithm>
-
 #include <fmt/core.h>
 #include <fmt/ranges.h>
+
+#include <algorithm>
 
 namespace poolshift {
 

@@ -1,14 +1,14 @@
 #include "base/log.h"
 
-#include <atomic>
-#include <memory>
-#include <mutex>
-#include <vector>
-
 #include <fmt/core.h>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/null_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <vector>
 
 namespace poolshift {
 

@@ -1,9 +1,9 @@
 // The library's own log: nothing until a host asks for a file.
 #pragma once
 
-#include <string>
-
 #include <spdlog/spdlog.h>
+
+#include <string>
 
 #include "base/result.h"
 

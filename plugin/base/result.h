@@ -13,8 +13,8 @@ namespace poolshift {
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::move(value)) {}        // NOLINT(google-explicit-constructor)
-  Result(Error error) : state_(std::move(error)) {}    // NOLINT(google-explicit-constructor)
+  Result(T value) : state_(std::move(value)) {}      // NOLINT(google-explicit-constructor)
+  Result(Error error) : state_(std::move(error)) {}  // NOLINT(google-explicit-constructor)
 
   bool ok() const { return std::holds_alternative<T>(state_); }
   explicit operator bool() const { return ok(); }
@@ -49,8 +49,7 @@ using Status = Result<void>;
 }  // namespace poolshift
 
 // Leaves the calling function with the error when `expression`, a Result, holds one.
-#define POOLSHIFT_TRY(expression)                                  \
-  do {                                                             \
-    if (auto poolshift_result_ = (expression); !poolshift_result_) \
-      return poolshift_result_.error();                            \
+#define POOLSHIFT_TRY(expression)                                                                    \
+  do {                                                                                               \
+    if (auto poolshift_result_ = (expression); !poolshift_result_) return poolshift_result_.error(); \
   } while (false)

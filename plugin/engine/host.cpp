@@ -1,8 +1,8 @@
 #include "engine/host.h"
 
-#include <algorithm>
-
 #include <fmt/core.h>
+
+#include <algorithm>
 
 #include "base/json_reader.h"
 #include "base/log.h"
@@ -50,8 +50,8 @@ Result<HostOptions> parse_host_options(const char* text) {
   options.state_dir = reader.text("state_dir", 4096, options.state_dir);
   options.ceph_conf = reader.text("ceph_conf", 4096);
   options.log_file = reader.text("log_file", 4096);
-  options.log_level = reader.one_of(
-      "log_level", {"trace", "debug", "info", "warning", "error", "critical", "off"}, options.log_level);
+  options.log_level =
+      reader.one_of("log_level", {"trace", "debug", "info", "warning", "error", "critical", "off"}, options.log_level);
   options.patience_ms = static_cast<std::int64_t>(reader.whole_number("patience_s", 86'400, 60)) * 1000;
   options.owns_process = reader.boolean("owns_process", false);
   if (options.state_dir.empty() || options.state_dir.front() != '/') {

@@ -35,9 +35,12 @@ static void from_json(const json& in, ImageName& name) {
 }
 
 static void to_json(json& out, const ImageSpec& spec) {
-  out = {{"size_bytes", spec.size_bytes},   {"features", spec.features},
-         {"order", spec.order},             {"stripe_unit_bytes", spec.stripe_unit},
-         {"stripe_count", spec.stripe_count}, {"data_pool", spec.data_pool},
+  out = {{"size_bytes", spec.size_bytes},
+         {"features", spec.features},
+         {"order", spec.order},
+         {"stripe_unit_bytes", spec.stripe_unit},
+         {"stripe_count", spec.stripe_count},
+         {"data_pool", spec.data_pool},
          {"metadata", spec.metadata}};
 }
 

@@ -2,11 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json_fwd.hpp>
 
 #include "base/image_name.h"
 #include "base/result.h"
@@ -82,8 +81,8 @@ struct JobRecord {
   std::uint64_t target_used_bytes = 0;
   bool sparsified = false;
   bool cancelled = false;
-  std::optional<Error> error;       // why it is undone or held
-  std::vector<std::string> notes;   // what an operator should know, one sentence each
+  std::optional<Error> error;      // why it is undone or held
+  std::vector<std::string> notes;  // what an operator should know, one sentence each
   PhaseSeconds seconds;
 };
 

@@ -68,9 +68,9 @@ json report_of(const JobRecord& record) {
                   {"source_used", record.source_used_bytes},
                   {"target_used", record.target_used_bytes},
                   {"copied", record.copied_bytes}};
-  out["seconds"] = {{"validate", seconds.validate}, {"prepare", seconds.prepare}, {"copy", seconds.copy},
-                    {"pivot", seconds.pivot},       {"retire", seconds.retire},   {"undo", seconds.undo},
-                    {"pause", seconds.pause},       {"total", total}};
+  out["seconds"] = {
+      {"validate", seconds.validate}, {"prepare", seconds.prepare}, {"copy", seconds.copy},   {"pivot", seconds.pivot},
+      {"retire", seconds.retire},     {"undo", seconds.undo},       {"pause", seconds.pause}, {"total", total}};
   out["convergence"] = record.convergence;
   out["sparsified"] = record.sparsified;
   out["notes"] = record.notes;

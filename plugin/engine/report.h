@@ -1,9 +1,8 @@
 // The JSON that callers see: of a job that runs, and of one that has ended. Documented in poolshift(8), "REPORT".
 #pragma once
 
-#include <string>
-
 #include <nlohmann/json_fwd.hpp>
+#include <string>
 
 #include "engine/job_record.h"
 #include "flow/validate.h"

@@ -1,8 +1,8 @@
 #include "engine/run.h"
 
-#include <algorithm>
-
 #include <fmt/core.h>
+
+#include <algorithm>
 
 #include "base/log.h"
 #include "flow/flow.h"
@@ -50,10 +50,10 @@ Phase parked(Phase phase) {
 Status move_to(Swap& swap, Phase next) {
   JobRecord& record = swap.record;
   if (!may_move(record.phase, next)) {
-    return Error{ErrorCode::internal,
-                 fmt::format("job '{}' may not move from '{}' to '{}'", record.job_id, name_of(record.phase),
-                             name_of(next)),
-                 "Report it; the job stays as it is."};
+    return Error{
+        ErrorCode::internal,
+        fmt::format("job '{}' may not move from '{}' to '{}'", record.job_id, name_of(record.phase), name_of(next)),
+        "Report it; the job stays as it is."};
   }
   log().info("job {}: {} -> {}", record.job_id, name_of(record.phase), name_of(next));
   if (is_held(next)) record.resume_phase = is_held(record.phase) ? record.resume_phase : record.phase;
@@ -97,9 +97,10 @@ class Runner {
       return hold(swap_, verdict.next, verdict.guest_on, doubt(verdict));
     }
     if (verdict.next == Phase::undo && !record.error) {
-      record.error = Error{ErrorCode::failed, fmt::format("the swap was interrupted in phase '{}' and undone: {}",
-                                                          name_of(phase), verdict.why),
-                           "Start it again when the cause is gone."};
+      record.error =
+          Error{ErrorCode::failed,
+                fmt::format("the swap was interrupted in phase '{}' and undone: {}", name_of(phase), verdict.why),
+                "Start it again when the cause is gone."};
     }
     if (verdict.next != Phase::undo) record.error.reset();
     if (verdict.next != record.phase) return move_to(swap_, verdict.next);

@@ -58,8 +58,8 @@ Status Swap::stop_if_cancelled() {
   if (!control) return control.error();
   if (!control->cancel) return {};
   record.cancelled = true;
-  return Error{ErrorCode::cancelled, fmt::format("job '{}' was cancelled in phase '{}'", record.job_id,
-                                                 name_of(record.phase)),
+  return Error{ErrorCode::cancelled,
+               fmt::format("job '{}' was cancelled in phase '{}'", record.job_id, name_of(record.phase)),
                "The guest is on the source."};
 }
 

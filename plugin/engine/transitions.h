@@ -26,17 +26,15 @@ enum class Phase {
 };
 inline constexpr std::size_t kPhaseCount = 10;
 
-enum class Verb { set_bandwidth, cancel, leave, recover };
-inline constexpr std::size_t kVerbCount = 4;
+enum class Verb { set_bandwidth, cancel };
+inline constexpr std::size_t kVerbCount = 2;
 
 constexpr std::size_t index_of(Phase phase) { return static_cast<std::size_t>(phase); }
 constexpr std::size_t index_of(Verb verb) { return static_cast<std::size_t>(verb); }
 
 inline constexpr std::array<std::string_view, kPhaseCount> kPhaseNames = {
-    "prepare", "copy",   "pivot",          "retire",       "done",
-    "undo",    "undone", "held_on_source", "held_unknown", "held_on_target"};
-inline constexpr std::array<std::string_view, kVerbCount> kVerbNames = {"set bandwidth", "cancel", "leave",
-                                                                        "recover"};
+    "prepare", "copy", "pivot", "retire", "done", "undo", "undone", "held_on_source", "held_unknown", "held_on_target"};
+inline constexpr std::array<std::string_view, kVerbCount> kVerbNames = {"set bandwidth", "cancel"};
 
 constexpr std::string_view name_of(Phase phase) { return kPhaseNames[index_of(phase)]; }
 constexpr std::string_view name_of(Verb verb) { return kVerbNames[index_of(verb)]; }
@@ -45,16 +43,16 @@ std::optional<Phase> phase_named(std::string_view name);
 // kMoves[from][to]. `pivot` reaches `undo` only through recover.cpp's proof that the guest never left the source.
 inline constexpr bool kMoves[kPhaseCount][kPhaseCount] = {
     // to: prepare copy pivot retire done  undo  undone on_src unknown on_tgt       from:
-    {false, true, false, false, false, true, false, true, true, false},           // prepare
-    {false, false, true, true, false, true, false, true, true, false},            // copy
-    {false, true, false, true, false, true, false, true, true, true},             // pivot
-    {false, false, false, false, true, false, false, false, false, true},         // retire
-    {false, false, false, false, false, false, false, false, false, false},       // done
-    {false, false, false, false, false, false, true, true, true, false},          // undo
-    {false, false, false, false, false, false, false, false, false, false},       // undone
-    {true, true, true, true, false, true, false, false, true, true},              // held_on_source
-    {true, true, true, true, false, true, false, true, false, true},              // held_unknown
-    {false, false, false, true, false, false, false, false, false, false},        // held_on_target
+    {false, true, false, false, false, true, false, true, true, false},      // prepare
+    {false, false, true, true, false, true, false, true, true, false},       // copy
+    {false, true, false, true, false, true, false, true, true, true},        // pivot
+    {false, false, false, false, true, false, false, false, false, true},    // retire
+    {false, false, false, false, false, false, false, false, false, false},  // done
+    {false, false, false, false, false, false, true, true, true, false},     // undo
+    {false, false, false, false, false, false, false, false, false, false},  // undone
+    {true, true, true, true, false, true, false, false, true, true},         // held_on_source
+    {true, true, true, true, false, true, false, true, false, true},         // held_unknown
+    {false, false, false, true, false, false, false, false, false, false},   // held_on_target
 };
 
 // kVerbs[verb][phase]: what a person may ask for while the job is in that phase.
@@ -62,8 +60,6 @@ inline constexpr bool kVerbs[kVerbCount][kPhaseCount] = {
     // prepare copy pivot retire done  undo  undone on_src unknown on_tgt
     {true, true, false, false, false, false, false, false, false, false},  // set_bandwidth
     {true, true, false, false, false, false, false, false, false, false},  // cancel
-    {true, true, true, true, false, true, false, false, false, false},     // leave
-    {true, true, true, true, false, true, false, true, true, true},        // recover
 };
 
 constexpr bool may_move(Phase from, Phase to) { return kMoves[index_of(from)][index_of(to)]; }

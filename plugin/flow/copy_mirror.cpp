@@ -1,8 +1,8 @@
 // Engine `mirror`: QEMU copies the whole disk to the target through libvirt (virDomainBlockCopy) and keeps merging in
 // what the guest writes, until both are the same. The guest stays on the source.
-#include <algorithm>
-
 #include <fmt/core.h>
+
+#include <algorithm>
 
 #include "base/log.h"
 #include "flow/convergence.h"
@@ -86,8 +86,7 @@ class Follower {
     if (progress.copied_bytes == 0) return {};
     const auto counters = hypervisor_.disk_counters(record_.domain_uuid, record_.disk);
     if (!counters) return counters.error();
-    const auto limit =
-        convergence_.look(swap_.ports.system.monotonic_ms(), progress, counters->written_bytes);
+    const auto limit = convergence_.look(swap_.ports.system.monotonic_ms(), progress, counters->written_bytes);
     if (!limit) return {};
     if (!record_.limit_to_restore) {
       const auto before = hypervisor_.write_limit(record_.domain_uuid, record_.disk);
@@ -117,8 +116,8 @@ class Follower {
     }
     shown.bytes_per_s = bytes_per_s_;
     if (bytes_per_s_ != 0) {
-      shown.left_s = static_cast<std::int64_t>((shown.total_bytes - std::min(shown.done_bytes, shown.total_bytes)) /
-                                               bytes_per_s_);
+      shown.left_s =
+          static_cast<std::int64_t>((shown.total_bytes - std::min(shown.done_bytes, shown.total_bytes)) / bytes_per_s_);
     }
     if (now_ms - last_advance_ms_ >= kStalledAfterMs) POOLSHIFT_TRY(explain_stall(shown));
     swap_.show_progress(shown);

@@ -30,10 +30,10 @@ Result<Phase> wait_for_switch(Swap& swap) {
 Result<Phase> pivot(Swap& swap) {
   const JobRecord& record = swap.record;
   swap.show_progress({"switching to the target", 0, 0, 0, -1});
-  Error last_error{ErrorCode::failed,
-                   fmt::format("libvirt did not switch disk '{}' of domain '{}' to the target", record.disk,
-                               record.domain_name),
-                   fmt::format("The copy is still running: 'poolshift recover {}' tries again.", record.job_id)};
+  Error last_error{
+      ErrorCode::failed,
+      fmt::format("libvirt did not switch disk '{}' of domain '{}' to the target", record.disk, record.domain_name),
+      fmt::format("The copy is still running: 'poolshift recover {}' tries again.", record.job_id)};
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     if (auto asked = swap.ports.hypervisor.pivot_mirror(record.domain_uuid, record.disk); !asked) {
       if (asked.error().code == ErrorCode::unreachable) return asked.error();

@@ -21,9 +21,10 @@ Status verify_target(const JobRecord& record, Cluster& cluster) {
   if (!target) return target.error();
   if (job_of(*target) != record.job_id || !target->watchers.empty() ||
       target->spec.size_bytes != record.source_size_bytes) {
-    return Error{ErrorCode::busy,
-                 fmt::format("target {} was changed by somebody else while it was made ready", to_string(record.target)),
-                 "Find out who uses it, or choose another target."};
+    return Error{
+        ErrorCode::busy,
+        fmt::format("target {} was changed by somebody else while it was made ready", to_string(record.target)),
+        "Find out who uses it, or choose another target."};
   }
   return {};
 }

@@ -59,11 +59,10 @@ Status wait_until_source_is_closed(Swap& swap) {
     if (!source) return source.error();
     if (source->watchers.empty()) return {};
     if (swap.ports.system.monotonic_ms() >= deadline_ms) {
-      return Error{ErrorCode::busy,
-                   fmt::format("source {} is still open in client {}", to_string(record.source),
-                               source->watchers.front()),
-                   fmt::format("Find out who has it open, close it there, then run 'poolshift recover {}'.",
-                               record.job_id)};
+      return Error{
+          ErrorCode::busy,
+          fmt::format("source {} is still open in client {}", to_string(record.source), source->watchers.front()),
+          fmt::format("Find out who has it open, close it there, then run 'poolshift recover {}'.", record.job_id)};
     }
     swap.show_progress({"waiting until the source is closed", 0, 0, 0, -1});
     POOLSHIFT_TRY(swap.wait_ms(kLookEveryMs));

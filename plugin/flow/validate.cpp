@@ -1,11 +1,11 @@
 #include "flow/validate.h"
 
+#include <fmt/core.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <utility>
-
-#include <fmt/core.h>
-#include <fmt/ranges.h>
 
 #include "flow/tag.h"
 
@@ -23,8 +23,8 @@ constexpr std::uint64_t kFeatureDeepFlatten = 32;
 constexpr std::uint64_t kFeatureDataPool = 128;
 constexpr std::uint64_t kFeatureOperations = 256;
 constexpr std::uint64_t kKeptFeatures = kFeatureLayering | kFeatureStriping | kFeatureExclusiveLock |
-                                        kFeatureObjectMap | kFeatureFastDiff | kFeatureDeepFlatten |
-                                        kFeatureDataPool | kFeatureOperations;
+                                        kFeatureObjectMap | kFeatureFastDiff | kFeatureDeepFlatten | kFeatureDataPool |
+                                        kFeatureOperations;
 // Set by librbd as the image's state demands, never asked for at creation.
 constexpr std::uint64_t kImplicitFeatures = kFeatureStriping | kFeatureDataPool | kFeatureOperations;
 
@@ -41,10 +41,10 @@ class Validator {
   // The groups build on each other: the first that refuses is the last that is looked at.
   Result<Validation> run() {
     using Group = Status (Validator::*)();
-    for (const Group group : {&Validator::check_engine, &Validator::check_domain, &Validator::check_disk,
-                              &Validator::check_other_domains, &Validator::check_clusters, &Validator::check_source,
-                              &Validator::check_target_pool, &Validator::check_target, &Validator::check_room,
-                              &Validator::check_open_jobs}) {
+    for (const Group group :
+         {&Validator::check_engine, &Validator::check_domain, &Validator::check_disk, &Validator::check_other_domains,
+          &Validator::check_clusters, &Validator::check_source, &Validator::check_target_pool, &Validator::check_target,
+          &Validator::check_room, &Validator::check_open_jobs}) {
       POOLSHIFT_TRY((this->*group)());
       if (out_.refused()) break;
     }
@@ -90,8 +90,8 @@ class Validator {
              "Start it first; a swap moves the disk of a running guest.");
       return {};
     }
-    pass("domain", fmt::format("domain '{}' is {}", domain_.name,
-                               domain_.state == DomainState::paused ? "paused" : "running"));
+    pass("domain",
+         fmt::format("domain '{}' is {}", domain_.name, domain_.state == DomainState::paused ? "paused" : "running"));
     return {};
   }
 
@@ -113,10 +113,10 @@ class Validator {
       return {};
     }
     if (request_.source && *request_.source != *disk_.image) {
-      refuse("disk_source",
-             fmt::format("{} is on {}, the request names {}", where, to_string(*disk_.image),
-                         to_string(*request_.source)),
-             "Ask again with the image that the disk is on.");
+      refuse(
+          "disk_source",
+          fmt::format("{} is on {}, the request names {}", where, to_string(*disk_.image), to_string(*request_.source)),
+          "Ask again with the image that the disk is on.");
     }
     if (disk_.shareable) {
       refuse("shareable", fmt::format("{} is <shareable/>", where),
@@ -166,10 +166,10 @@ class Validator {
         }
         const bool is_target = disk.image == request_.target || (disk.mirror && disk.mirror->image == request_.target);
         if (is_target && !(is_ours && disk.image == disk_.image)) {
-          refuse("other_domains",
-                 fmt::format("target {} is disk '{}' of domain '{}'", to_string(request_.target), disk.target,
-                             other.name),
-                 "Choose a target that no domain uses.");
+          refuse(
+              "other_domains",
+              fmt::format("target {} is disk '{}' of domain '{}'", to_string(request_.target), disk.target, other.name),
+              "Choose a target that no domain uses.");
           return {};
         }
       }
@@ -253,8 +253,8 @@ class Validator {
     auto used = source_cluster_->used_bytes(name);
     if (!used) return refuse_or_fail("source", used.error());
     source_used_bytes_ = *used;
-    pass("source", fmt::format("source {} has {} bytes, {} used, one client", to_string(name),
-                               source_.spec.size_bytes, source_used_bytes_));
+    pass("source", fmt::format("source {} has {} bytes, {} used, one client", to_string(name), source_.spec.size_bytes,
+                               source_used_bytes_));
     return {};
   }
 
@@ -287,8 +287,8 @@ class Validator {
     return {};
   }
 
-  // An older libvirt hands 'NAMESPACE/IMAGE' to QEMU as the name of an image (docs/adr/0005-namespaces.md). A source that
-  // is in a namespace proves that this one does not.
+  // An older libvirt hands 'NAMESPACE/IMAGE' to QEMU as the name of an image (docs/adr/0005-namespaces.md). A source
+  // that is in a namespace proves that this one does not.
   Status check_namespace() {
     if (request_.target.rbd_namespace.empty() || !disk_.image->rbd_namespace.empty()) return {};
     const auto versions = ports_.hypervisor.versions();
@@ -323,10 +323,10 @@ class Validator {
              fmt::format("Raise it with 'ceph osd pool set-quota {} max_bytes'.", name));
     }
     if (pool.quota_objects != 0 && pool.objects >= pool.quota_objects) {
-      refuse("quota_objects",
-             fmt::format("pool '{}' holds {} of {} objects that its quota allows", name, pool.objects,
-                         pool.quota_objects),
-             fmt::format("Raise it with 'ceph osd pool set-quota {} max_objects'.", name));
+      refuse(
+          "quota_objects",
+          fmt::format("pool '{}' holds {} of {} objects that its quota allows", name, pool.objects, pool.quota_objects),
+          fmt::format("Raise it with 'ceph osd pool set-quota {} max_objects'.", name));
     }
     return {};
   }
@@ -356,8 +356,8 @@ class Validator {
     auto target = target_cluster_->image(name);
     if (!target && target.error().code == ErrorCode::not_found && request_.create) {
       plan_created_target();
-      pass("target", fmt::format("target {} will be created with {} bytes", to_string(name),
-                                 out_.plan.target_spec.size_bytes));
+      pass("target",
+           fmt::format("target {} will be created with {} bytes", to_string(name), out_.plan.target_spec.size_bytes));
       return {};
     }
     if (!target && target.error().code == ErrorCode::not_found) {
@@ -474,8 +474,8 @@ class Validator {
     }
     check_object_quota(thick_meanwhile ? source_.spec.size_bytes : source_used_bytes_);
     if (out_.refused()) return {};
-    const auto room_bytes = has_quota ? std::min(quota_left_bytes, data_pool_.max_avail_bytes)
-                                      : data_pool_.max_avail_bytes;
+    const auto room_bytes =
+        has_quota ? std::min(quota_left_bytes, data_pool_.max_avail_bytes) : data_pool_.max_avail_bytes;
     if (room_bytes < most_bytes) {
       refuse("room_while_copying",
              fmt::format("pool '{}' has room for {} bytes; the copy may take {} until it is made thin again",
@@ -488,8 +488,8 @@ class Validator {
            fmt::format("the target may take up to {} bytes during the copy and is made thin after it", most_bytes),
            "Give the disk discard='unmap' and the source the feature fast-diff to avoid it.");
     }
-    pass("room", fmt::format("pool '{}' has room for {} bytes, the swap needs {}", data_pool_name_, room_bytes,
-                             least_bytes));
+    pass("room",
+         fmt::format("pool '{}' has room for {} bytes, the swap needs {}", data_pool_name_, room_bytes, least_bytes));
     return {};
   }
 
@@ -497,8 +497,7 @@ class Validator {
     if (data_pool_.quota_objects == 0) return;
     constexpr std::uint64_t kHeaderObjects = 4;  // header, id, object map, directory
     const auto needed = (data_bytes >> out_.plan.target_spec.order) + 1 + kHeaderObjects;
-    const auto left =
-        data_pool_.quota_objects > data_pool_.objects ? data_pool_.quota_objects - data_pool_.objects : 0;
+    const auto left = data_pool_.quota_objects > data_pool_.objects ? data_pool_.quota_objects - data_pool_.objects : 0;
     if (left >= needed) return;
     refuse("quota_objects",
            fmt::format("pool '{}' has {} objects left of its quota of {}, the swap needs {}", data_pool_name_, left,

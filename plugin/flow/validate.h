@@ -17,7 +17,7 @@ struct ValidateOptions {
 
 struct Validation {
   std::vector<Check> checks;
-  JobRecord plan;  // complete when nothing was refused
+  JobRecord plan;         // complete when nothing was refused
   DiskCounters counters;  // of the guest's disk, when it was looked at
   std::int64_t counters_ms = 0;
 

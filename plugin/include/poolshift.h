@@ -57,39 +57,38 @@ typedef struct poolshift_host poolshift_host; /* one libvirtd and one state fold
 typedef struct poolshift_job poolshift_job;   /* a view of one swap */
 
 /* The library's version, "MAJOR.MINOR.PATCH". Never fails, never blocks, any thread. Since 1.0. */
-POOLSHIFT_API const char *poolshift_version(void);
+POOLSHIFT_API const char* poolshift_version(void);
 
 /* The library's ABI: major * 1000 + minor. Never fails, never blocks, any thread. Since 1.0. */
 POOLSHIFT_API unsigned poolshift_abi_version(void);
 
 /* What this library can do, as JSON: {"schema":1,"version":..,"abi":..,"engines":[..],"request_schema":[1],...}.
  * Never blocks. NULL only without memory. Since 1.0. */
-POOLSHIFT_API char *poolshift_capabilities(void);
+POOLSHIFT_API char* poolshift_capabilities(void);
 
 /* Frees a text that the library returned; NULL is allowed. Since 1.0. */
-POOLSHIFT_API void poolshift_free(void *text);
+POOLSHIFT_API void poolshift_free(void* text);
 
 /* Opens a host. `options` is JSON or NULL for the defaults:
  *   {"schema":1, "connect":"qemu:///system", "state_dir":"/var/lib/poolshift", "ceph_conf":"", "log_file":"",
  *    "log_level":"info", "patience_s":60, "owns_process":false}
  * "ceph_conf" overrides the cluster access in the domains' XML; "log_file" "-" is stderr, "" none; "patience_s" is
- * how long libvirtd or the cluster may be away before a job is held; "owns_process" says that nobody else in this process
- * uses libvirt, whose errors may then be kept off stderr.
- * Makes the state folder when it is missing; contacts neither libvirtd nor the cluster (they are contacted when first
- * needed). Blocks for local file operations only. Any thread. Errors: USAGE (options), HELD (state folder not usable).
- * Since 1.0. */
-POOLSHIFT_API int poolshift_host_open(const char *options, poolshift_host **host, char **error);
+ * how long libvirtd or the cluster may be away before a job is held; "owns_process" says that nobody else in this
+ * process uses libvirt, whose errors may then be kept off stderr. Makes the state folder when it is missing; contacts
+ * neither libvirtd nor the cluster (they are contacted when first needed). Blocks for local file operations only. Any
+ * thread. Errors: USAGE (options), HELD (state folder not usable). Since 1.0. */
+POOLSHIFT_API int poolshift_host_open(const char* options, poolshift_host** host, char** error);
 
 /* Closes a host. Jobs that this host runs are left to poolshift_recover(): their work in QEMU goes on, nothing follows
  * it. May block up to a few seconds, until each job has come to a point where it can be left. All job handles of this
  * host must have been released. NULL is allowed. Since 1.0. */
-POOLSHIFT_API void poolshift_host_close(poolshift_host *host);
+POOLSHIFT_API void poolshift_host_close(poolshift_host* host);
 
 /* Validates a request without changing anything. `report` gets the same object as a finished job's report (see
  * poolshift_job_wait) with "state":"checked" or "refused", its "checks" and a "plan". Blocks while libvirtd and the
- * cluster are asked (seconds; bounded by "patience_s"). Any thread. Errors: USAGE, REFUSED (`report` is set as well; its
- * error's code is "unreachable" when libvirtd or the cluster did not answer). Since 1.0. */
-POOLSHIFT_API int poolshift_check(poolshift_host *host, const char *request, char **report, char **error);
+ * cluster are asked (seconds; bounded by "patience_s"). Any thread. Errors: USAGE, REFUSED (`report` is set as well;
+ * its error's code is "unreachable" when libvirtd or the cluster did not answer). Since 1.0. */
+POOLSHIFT_API int poolshift_check(poolshift_host* host, const char* request, char** report, char** error);
 
 /* Starts a swap in a thread of the library and returns at once. The request:
  *   {"schema":1, "domain":"NAME|UUID", "disk":"vda", "target":"POOL[/NAMESPACE]/IMAGE",
@@ -97,11 +96,11 @@ POOLSHIFT_API int poolshift_check(poolshift_host *host, const char *request, cha
  *    "create":false, "engine":"auto", "bandwidth_bytes_per_s":0, "source_after":"keep|trash",
  *    "target_access":{"mon_hosts":["HOST:PORT"],"user":"..","secret_uuid":".."}}   optional
  * Errors: USAGE (malformed; no job is made). Everything else, refusals included, is the job's result. Since 1.0. */
-POOLSHIFT_API int poolshift_job_start(poolshift_host *host, const char *request, poolshift_job **job, char **error);
+POOLSHIFT_API int poolshift_job_start(poolshift_host* host, const char* request, poolshift_job** job, char** error);
 
 /* A view of a job of this state folder, whoever runs it. Errors: REFUSED (no such job), HELD (its journal is damaged).
  * Blocks for local file operations only. Since 1.0. */
-POOLSHIFT_API int poolshift_job_attach(poolshift_host *host, const char *job_id, poolshift_job **job, char **error);
+POOLSHIFT_API int poolshift_job_attach(poolshift_host* host, const char* job_id, poolshift_job** job, char** error);
 
 /* Waits until the job has ended or `timeout_ms` have passed (0: only looks; negative: no limit), then gives its status
  * (`status` may be NULL). While it runs:
@@ -110,41 +109,41 @@ POOLSHIFT_API int poolshift_job_attach(poolshift_host *host, const char *job_id,
  * and when it has ended, the report described in poolshift(8) under "REPORT". Returns RUNNING while it runs, else the
  * result of the swap: OK, REFUSED, UNDONE, HELD, CANCELLED or INTERNAL. A job whose process died and that nobody has
  * recovered counts as HELD. Any thread; under eventlet call it in a native thread, in slices. Since 1.0. */
-POOLSHIFT_API int poolshift_job_wait(poolshift_job *job, int timeout_ms, char **status, char **error);
+POOLSHIFT_API int poolshift_job_wait(poolshift_job* job, int timeout_ms, char** status, char** error);
 
 /* A file descriptor that becomes readable when the job has ended; -1 for a job that runs in another process. It belongs
  * to the handle: do not read from it, do not close it. Never blocks. Since 1.0. */
-POOLSHIFT_API int poolshift_job_fd(poolshift_job *job);
+POOLSHIFT_API int poolshift_job_fd(poolshift_job* job);
 
 /* Changes a running job: {"schema":1,"bandwidth_bytes_per_s":N} (0: no limit). Takes effect within a second, also when
  * another process runs the job. Errors: USAGE, REFUSED (the job's phase does not allow it). Since 1.0. */
-POOLSHIFT_API int poolshift_job_set(poolshift_job *job, const char *settings, char **error);
+POOLSHIFT_API int poolshift_job_set(poolshift_job* job, const char* settings, char** error);
 
 /* Asks the job to stop and undo. Returns at once; wait for the result. Errors: REFUSED (past the point of no return, or
  * ended). Since 1.0. */
-POOLSHIFT_API int poolshift_job_cancel(poolshift_job *job, char **error);
+POOLSHIFT_API int poolshift_job_cancel(poolshift_job* job, char** error);
 
 /* Asks the library to stop following the job and leave it to poolshift_recover(); its work in QEMU goes on. Only for
  * jobs that this host runs. Returns at once; the job then ends as HELD. Errors: REFUSED. Since 1.0. */
-POOLSHIFT_API int poolshift_job_leave(poolshift_job *job, char **error);
+POOLSHIFT_API int poolshift_job_leave(poolshift_job* job, char** error);
 
 /* Gives up the view, not the swap. NULL is allowed. Since 1.0. */
-POOLSHIFT_API void poolshift_job_release(poolshift_job *job);
+POOLSHIFT_API void poolshift_job_release(poolshift_job* job);
 
 /* The jobs of the state folder: {"schema":1,"jobs":[status or report, ...]}, oldest first. Blocks for local file
  * operations only. Since 1.0. */
-POOLSHIFT_API int poolshift_jobs(poolshift_host *host, char **list, char **error);
+POOLSHIFT_API int poolshift_jobs(poolshift_host* host, char** list, char** error);
 
 /* Takes up every open job that nobody runs and carries it on, undoes it or holds it, by what the journal, libvirt and
  * the cluster show. `options`: NULL or {"schema":1,"job":"ID"} for one job. `report`: {"schema":1,"jobs":[report, ..]}
  * with the jobs that it took up. Blocks until each of them has ended. Errors: USAGE, REFUSED (no such job), HELD (at
  * least one job stays held; `report` is set). Since 1.0. */
-POOLSHIFT_API int poolshift_recover(poolshift_host *host, const char *options, char **report, char **error);
+POOLSHIFT_API int poolshift_recover(poolshift_host* host, const char* options, char** report, char** error);
 
 /* Looks at this node: versions of libvirt, QEMU and librbd, the state folder, open and held jobs. `report`:
  * {"schema":1,"findings":[{"name":..,"result":"pass|warn|fail","found":..,"do":..}]}. Changes nothing. Returns OK, or
  * HELD when a finding is "fail". Since 1.0. */
-POOLSHIFT_API int poolshift_doctor(poolshift_host *host, char **report, char **error);
+POOLSHIFT_API int poolshift_doctor(poolshift_host* host, char** report, char** error);
 
 #ifdef __cplusplus
 }

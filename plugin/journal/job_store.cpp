@@ -1,9 +1,8 @@
 #include "journal/job_store.h"
 
-#include <algorithm>
-
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "journal/journal.h"
@@ -112,11 +111,11 @@ Status JobStore::check_free(const std::string& domain_uuid, const std::string& d
     const bool same_disk = record->domain_uuid == domain_uuid && record->disk == disk;
     const auto touches = [&](const ImageName& image) { return record->source == image || record->target == image; };
     if (same_disk || touches(source) || touches(target)) {
-      return Error{ErrorCode::busy,
-                   fmt::format("job '{}' (domain '{}', disk '{}', {} to {}) is open in phase '{}'", id,
-                               record->domain_name, record->disk, to_string(record->source),
-                               to_string(record->target), name_of(record->phase)),
-                   fmt::format("Wait for it, or run 'poolshift recover {}'.", id)};
+      return Error{
+          ErrorCode::busy,
+          fmt::format("job '{}' (domain '{}', disk '{}', {} to {}) is open in phase '{}'", id, record->domain_name,
+                      record->disk, to_string(record->source), to_string(record->target), name_of(record->phase)),
+          fmt::format("Wait for it, or run 'poolshift recover {}'.", id)};
     }
   }
   return {};

@@ -1,9 +1,9 @@
 #include "journal/journal.h"
 
-#include <charconv>
+#include <fmt/core.h>
 
 #include <boost/crc.hpp>
-#include <fmt/core.h>
+#include <charconv>
 
 namespace poolshift {
 
@@ -44,7 +44,9 @@ Result<std::string_view> unframe_record(std::string_view line) {
 
 }  // namespace
 
-std::string frame_record(std::string_view json) { return fmt::format("{:08x} {} {}\n", crc32c(json), json.size(), json); }
+std::string frame_record(std::string_view json) {
+  return fmt::format("{:08x} {} {}\n", crc32c(json), json.size(), json);
+}
 
 Result<Replay> replay_journal(std::string_view content) {
   Replay replay;

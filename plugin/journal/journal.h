@@ -16,8 +16,8 @@ inline constexpr std::uint64_t kMaxJournalBytes = 64 * 1024 * 1024;
 std::string frame_record(std::string_view json);
 
 struct Replay {
-  std::string last_record;           // JSON of the newest whole record
-  std::uint64_t intact_bytes = 0;    // what follows is a torn last line
+  std::string last_record;         // JSON of the newest whole record
+  std::uint64_t intact_bytes = 0;  // what follows is a torn last line
   std::size_t record_count = 0;
 };
 

@@ -35,9 +35,9 @@ struct Disk {
   ClusterAccess access;            // only meaningful with `image`
   bool shareable = false;
   bool read_only = false;
-  bool encrypted = false;       // <encryption> on the source
-  bool unmaps = false;          // <driver discard='unmap'>
-  bool has_overlay = false;     // the source has a backing file
+  bool encrypted = false;    // <encryption> on the source
+  bool unmaps = false;       // <driver discard='unmap'>
+  bool has_overlay = false;  // the source has a backing file
   std::optional<Mirror> mirror;
   bool other_block_job = false;  // commit, pull, backup: any job that is not a copy
 };
@@ -66,9 +66,9 @@ struct MirrorOptions {
 
 // virDomainGetBlockJobInfo, and how far the zeroing has come that QEMU does before the copy and does not count.
 struct MirrorProgress {
-  std::uint64_t copied_bytes = 0;          // `cur`
-  std::uint64_t total_bytes = 0;           // `end`; grows when the guest writes. Equal is not ready.
-  std::uint64_t highest_written_bytes = 0; // end of the highest write to the target so far (zeroes included)
+  std::uint64_t copied_bytes = 0;           // `cur`
+  std::uint64_t total_bytes = 0;            // `end`; grows when the guest writes. Equal is not ready.
+  std::uint64_t highest_written_bytes = 0;  // end of the highest write to the target so far (zeroes included)
 };
 
 struct DiskCounters {
@@ -107,8 +107,7 @@ class Hypervisor {
   virtual Status start_mirror(const std::string& uuid, const std::string& disk, const MirrorOptions& options) = 0;
   // Empty: no copy on this disk.
   virtual Result<std::optional<MirrorProgress>> mirror_progress(const std::string& uuid, const std::string& disk) = 0;
-  virtual Status set_mirror_bandwidth(const std::string& uuid, const std::string& disk,
-                                      std::uint64_t bytes_per_s) = 0;
+  virtual Status set_mirror_bandwidth(const std::string& uuid, const std::string& disk, std::uint64_t bytes_per_s) = 0;
   // Asks for it and returns; that it happened is read from the domain's XML. `failed` when the copy is not ready.
   virtual Status pivot_mirror(const std::string& uuid, const std::string& disk) = 0;
   // Asks for it and returns. Ok when there is no copy.

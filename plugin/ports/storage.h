@@ -35,10 +35,10 @@ struct Image {
   std::vector<std::string> watchers;  // addresses: one per client instance that has it open for writing
   std::vector<std::string> lockers;   // client names that hold a lock on it
   std::vector<std::string> snapshots;
-  std::string parent;  // "pool/image@snap"; empty: not a clone
-  std::string group;   // "pool/group"; empty: in none
-  bool migrating = false;     // carries an `rbd migration` header
-  bool mirroring = false;     // rbd-mirror is enabled on it
+  std::string parent;      // "pool/image@snap"; empty: not a clone
+  std::string group;       // "pool/group"; empty: in none
+  bool migrating = false;  // carries an `rbd migration` header
+  bool mirroring = false;  // rbd-mirror is enabled on it
 };
 
 struct Pool {
@@ -46,7 +46,7 @@ struct Pool {
   bool has_application_rbd = false;
   bool erasure_coded = false;
   bool allows_ec_overwrites = false;
-  bool full = false;          // full or full_quota
+  bool full = false;  // full or full_quota
   bool backfillfull = false;
   bool nearfull = false;
   std::uint64_t max_avail_bytes = 0;
@@ -57,8 +57,8 @@ struct Pool {
 };
 
 struct HealthCheck {
-  std::string name;                  // "PG_AVAILABILITY"
-  std::string severity;              // "HEALTH_WARN", "HEALTH_ERR"
+  std::string name;      // "PG_AVAILABILITY"
+  std::string severity;  // "HEALTH_WARN", "HEALTH_ERR"
   std::string summary;
   std::vector<std::string> details;  // one line each
 };

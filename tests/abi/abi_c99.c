@@ -28,14 +28,12 @@ static void expect_error(int line, const char* what, int got, int expected, char
   size_t i;
   if (got != expected) {
     ++failures;
-    fprintf(stderr, "line %d: %s gave %d, not %d: %s\n", line, what, got, expected,
-            error ? error : "(no error)");
+    fprintf(stderr, "line %d: %s gave %d, not %d: %s\n", line, what, got, expected, error ? error : "(no error)");
   }
   for (i = 0; expected != POOLSHIFT_OK && i < sizeof keys / sizeof keys[0]; ++i) {
     if (error && strstr(error, keys[i])) continue;
     ++failures;
-    fprintf(stderr, "line %d: the error of %s has no %s: %s\n", line, what, keys[i],
-            error ? error : "(no error)");
+    fprintf(stderr, "line %d: the error of %s has no %s: %s\n", line, what, keys[i], error ? error : "(no error)");
   }
   if (expected == POOLSHIFT_OK && error) {
     ++failures;
@@ -75,9 +73,8 @@ static const char* const malformed[] = {
 #define MALFORMED_COUNT (sizeof malformed / sizeof malformed[0])
 
 static const char* const bad_options[] = {
-    "{\"schema\":1,\"connect\":7}",          "{\"schema\":1,\"state_dir\":null}",
-    "{\"schema\":1,\"patience_s\":\"60\"}",  "{\"schema\":1,\"patience_s\":-1}",
-    "{\"schema\":1,\"log_level\":\"loud\"}",
+    "{\"schema\":1,\"connect\":7}",     "{\"schema\":1,\"state_dir\":null}",     "{\"schema\":1,\"patience_s\":\"60\"}",
+    "{\"schema\":1,\"patience_s\":-1}", "{\"schema\":1,\"log_level\":\"loud\"}",
 };
 #define BAD_OPTIONS_COUNT (sizeof bad_options / sizeof bad_options[0])
 
@@ -221,15 +218,13 @@ static void test_unknown_jobs(poolshift_host* host) {
   EXPECT_RESULT(POOLSHIFT_REFUSED, ps.job_attach(host, "../../etc/passwd", &job, &error));
   EXPECT_RESULT(POOLSHIFT_REFUSED, ps.job_attach(host, "\xff\xfe", &job, &error));
   EXPECT(job == NULL, "an unknown job has a handle");
-  EXPECT_RESULT(POOLSHIFT_REFUSED,
-                ps.recover(host, "{\"schema\":1,\"job\":\"0123456789ab\"}", &report, &error));
+  EXPECT_RESULT(POOLSHIFT_REFUSED, ps.recover(host, "{\"schema\":1,\"job\":\"0123456789ab\"}", &report, &error));
 }
 
 static void test_recover_nothing(poolshift_host* host) {
   char* report = NULL;
   size_t i;
-  for (i = 0; i < MALFORMED_COUNT; ++i)
-    EXPECT_RESULT(POOLSHIFT_USAGE, ps.recover(host, malformed[i], &report, &error));
+  for (i = 0; i < MALFORMED_COUNT; ++i) EXPECT_RESULT(POOLSHIFT_USAGE, ps.recover(host, malformed[i], &report, &error));
   EXPECT_RESULT(POOLSHIFT_OK, ps.recover(host, NULL, &report, &error));
   EXPECT(report && strstr(report, "\"jobs\":[]"), "report of nothing is %s", report ? report : "NULL");
   ps.free_text(report);

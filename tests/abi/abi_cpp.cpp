@@ -5,9 +5,8 @@
 #include <cstdio>
 #include <type_traits>
 
-static_assert(POOLSHIFT_OK == 0 && POOLSHIFT_INTERNAL == 1 && POOLSHIFT_USAGE == 2 &&
-                  POOLSHIFT_REFUSED == 3 && POOLSHIFT_UNDONE == 4 && POOLSHIFT_HELD == 5 &&
-                  POOLSHIFT_CANCELLED == 6 && POOLSHIFT_RUNNING == 7,
+static_assert(POOLSHIFT_OK == 0 && POOLSHIFT_INTERNAL == 1 && POOLSHIFT_USAGE == 2 && POOLSHIFT_REFUSED == 3 &&
+                  POOLSHIFT_UNDONE == 4 && POOLSHIFT_HELD == 5 && POOLSHIFT_CANCELLED == 6 && POOLSHIFT_RUNNING == 7,
               "results are exit codes of poolshift(8) and are never renumbered");
 static_assert(!std::is_same_v<poolshift_host, poolshift_job>);
 

@@ -47,8 +47,7 @@ static int await_end(poolshift_job* job) {
     const int ready = poll(&wanted, 1, kSliceMs);
     const int result = ps.job_wait(job, 0, &status, NULL);
     require(status != NULL && strstr(status, "\"schema\":1") != NULL, "wait gives a status", status);
-    require(ready <= 0 || result != POOLSHIFT_RUNNING, "a readable descriptor means that the job has ended",
-            status);
+    require(ready <= 0 || result != POOLSHIFT_RUNNING, "a readable descriptor means that the job has ended", status);
     if (result == POOLSHIFT_RUNNING)
       require(strstr(status, "\"running\":true") != NULL, "it says that it runs", status);
     require(strstr(status, "\"guest_on\":\"") != NULL, "every status says where the guest is", status);
@@ -83,8 +82,7 @@ static void require_attachable(poolshift_host* host, const char* id, int expecte
   char* error = NULL;
   char* report = NULL;
   require(ps.job_attach(host, id, &view, &error) == POOLSHIFT_OK, "an ended job can be attached to", error);
-  require(ps.job_wait(view, 0, &report, &error) == expected, "a view of an ended job gives its result",
-          report);
+  require(ps.job_wait(view, 0, &report, &error) == expected, "a view of an ended job gives its result", report);
   ps.free_text(report);
   ps.job_release(view);
   require(ps.jobs(host, &report, &error) == POOLSHIFT_OK && strstr(report, id), "the job is listed", report);

@@ -100,18 +100,17 @@ int main(int argc, char** argv) {
   require(text && strstr(text, "\"mirror\""), "the engine 'mirror'");
   free_text(text);
 
-  snprintf(
-      options, sizeof options,
-      "{\"schema\":1,\"connect\":\"qemu+unix:///system?socket=/nonexistent/"
-      "libvirt-sock\",\"state_dir\":\"%s\","
-      "\"ceph_conf\":\"\",\"log_file\":\"\",\"log_level\":\"info\",\"patience_s\":1,\"owns_process\":true}",
-      argv[2]);
+  snprintf(options, sizeof options,
+           "{\"schema\":1,\"connect\":\"qemu+unix:///system?socket=/nonexistent/"
+           "libvirt-sock\",\"state_dir\":\"%s\","
+           "\"ceph_conf\":\"\",\"log_file\":\"\",\"log_level\":\"info\",\"patience_s\":1,\"owns_process\":true}",
+           argv[2]);
   require(host_open(options, &host, &error) == OK_1_0 && host && !error, "all options of 1.0 are taken");
 
   require(check(host, "{\"schema\":1}", &text, &error) == USAGE_1_0, "a request without keys is USAGE");
-  require(error && strstr(error, "\"code\":\"invalid\"") && strstr(error, "\"message\":") &&
-              strstr(error, "\"advice\":"),
-          "an error has code, message and advice");
+  require(
+      error && strstr(error, "\"code\":\"invalid\"") && strstr(error, "\"message\":") && strstr(error, "\"advice\":"),
+      "an error has code, message and advice");
   free_text(error);
   /* All keys of 1.0 are taken: the request fails because there is no libvirtd, not because it is malformed.
    */
@@ -123,8 +122,7 @@ int main(int argc, char** argv) {
   free_text(error);
 
   error = NULL;
-  require(job_start(host, "{\"schema\":1,\"unknown\":0}", &job, &error) == USAGE_1_0 && !job,
-          "unknown keys are USAGE");
+  require(job_start(host, "{\"schema\":1,\"unknown\":0}", &job, &error) == USAGE_1_0 && !job, "unknown keys are USAGE");
   free_text(error);
   error = NULL;
   require(job_attach(host, "000000000000", &job, &error) == REFUSED_1_0 && !job, "no such job is REFUSED");
@@ -134,8 +132,7 @@ int main(int argc, char** argv) {
   require(jobs(host, &text, &error) == OK_1_0 && text && strstr(text, "\"jobs\":["), "a list of jobs");
   free_text(text);
   text = NULL;
-  require(recover(host, NULL, &text, NULL) == OK_1_0 && text && strstr(text, "\"jobs\":["),
-          "nothing to recover is OK");
+  require(recover(host, NULL, &text, NULL) == OK_1_0 && text && strstr(text, "\"jobs\":["), "nothing to recover is OK");
   free_text(text);
   text = NULL;
   require(doctor(host, &text, NULL) == HELD_1_0 && text && strstr(text, "\"findings\":["), "findings");

@@ -30,9 +30,7 @@ Document with(Document document, const char* key, const Document& value) {
   return document;
 }
 
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 int nothing(const Options&) { return 0; }
 
@@ -69,10 +67,9 @@ TEST_CASE("bandwidths are powers of 1024") {
 }
 
 TEST_CASE("rubbish is not a bandwidth") {
-  const auto* word =
-      GENERATE("", " ", "M", "-1", "+1", " 1", "1 M", "1MB", "1MiB", "1T", "0x10", "1e3", "1.5", ".5G", "5.G",
-               "1.2.3M", "5x", "50M ", "1,5G", "0.0000000001G", "inf", "9223372036854775808", "8589934592G",
-               "99999999999999999999999999", "0.0001K", "0.0009765K");
+  const auto* word = GENERATE("", " ", "M", "-1", "+1", " 1", "1 M", "1MB", "1MiB", "1T", "0x10", "1e3", "1.5", ".5G",
+                              "5.G", "1.2.3M", "5x", "50M ", "1,5G", "0.0000000001G", "inf", "9223372036854775808",
+                              "8589934592G", "99999999999999999999999999", "0.0001K", "0.0009765K");
   CAPTURE(word);
   CHECK_FALSE(parse_bandwidth(word));
 }
@@ -244,8 +241,7 @@ TEST_CASE("tables have aligned columns and break the last one") {
   Table table({"A", "BB", "C"});
   table.add({"\xc3\xa4\xc3\xb6\xc3\xbc", "x", "one two three four five six"});
   CHECK(table.render(0) == "A    BB  C\n\xc3\xa4\xc3\xb6\xc3\xbc  x   one two three four five six\n");
-  CHECK(table.render(30) ==
-        "A    BB  C\n\xc3\xa4\xc3\xb6\xc3\xbc  x   one two three four\n         five six\n");
+  CHECK(table.render(30) == "A    BB  C\n\xc3\xa4\xc3\xb6\xc3\xbc  x   one two three four\n         five six\n");
   CHECK(table.render(5) == table.render(0));
 }
 
@@ -259,8 +255,7 @@ TEST_CASE("options become a request") {
   const auto options = parse_options(kSwap, swap_words({"--from", "hdd/web1", "--create", "--engine=mirror",
                                                         "--bandwidth", "50M", "--source", "trash"}));
   REQUIRE(options);
-  CHECK(request_document(*options) ==
-        Document::parse(R"({"schema":1,"domain":"web1","disk":"vda","target":"ssd/web1",
+  CHECK(request_document(*options) == Document::parse(R"({"schema":1,"domain":"web1","disk":"vda","target":"ssd/web1",
     "create":true,"engine":"mirror","bandwidth_bytes_per_s":52428800,"source_after":"trash","source":"hdd/web1"})"));
 }
 
@@ -268,8 +263,7 @@ TEST_CASE("what is not given has the documented default") {
   for (const char* variable : {"LIBVIRT_DEFAULT_URI", "CEPH_CONF", "POOLSHIFT_STATE_DIR"}) unsetenv(variable);
   const auto options = parse_options(kSwap, swap_words({}));
   REQUIRE(options);
-  CHECK(request_document(*options) ==
-        Document::parse(R"({"schema":1,"domain":"web1","disk":"vda","target":"ssd/web1",
+  CHECK(request_document(*options) == Document::parse(R"({"schema":1,"domain":"web1","disk":"vda","target":"ssd/web1",
     "create":false,"engine":"auto","bandwidth_bytes_per_s":0,"source_after":"keep"})"));
   CHECK(host_document(options->host) ==
         Document::parse(
@@ -297,16 +291,13 @@ TEST_CASE("usage errors name what was found") {
   CHECK(usage_message(kSwap, swap_words({"--band", "5"})) == "there is no option '--band'");
   CHECK(usage_message(kSwap, swap_words({"--bandwidth", "5x"})) ==
         "'--bandwidth': '5x' is not a number of bytes per second");
-  CHECK(usage_message(kSwap, swap_words({"--bandwidth"})) ==
-        "'--bandwidth' needs a value, and none is given");
+  CHECK(usage_message(kSwap, swap_words({"--bandwidth"})) == "'--bandwidth' needs a value, and none is given");
   CHECK(usage_message(kSwap, swap_words({"--create=yes"})) == "'--create' takes no value, but is given one");
   CHECK(usage_message(kSwap, swap_words({"--domain", "web2"})) == "'--domain' is given more than once");
   CHECK(usage_message(kSwap, swap_words({"--engine", "magic"})) ==
         "'--engine' is given 'magic', which it does not know");
-  CHECK(usage_message(kSwap, {"--domain", "--disk", "vda"}) ==
-        "'--domain' needs a value, and is followed by '--disk'");
-  CHECK(usage_message(kSwap, {"--domain", "", "--disk", "vda", "--to", "a/b"}) ==
-        "'--domain' is given an empty value");
+  CHECK(usage_message(kSwap, {"--domain", "--disk", "vda"}) == "'--domain' needs a value, and is followed by '--disk'");
+  CHECK(usage_message(kSwap, {"--domain", "", "--disk", "vda", "--to", "a/b"}) == "'--domain' is given an empty value");
   CHECK(usage_message(kSwap, {"--domain", "\xff"}) == "argument 2 after the command is not UTF-8");
   CHECK(usage_message(kSwap, swap_words({"--patience", "0"})) == "'--patience' is given '0'");
   CHECK(usage_message(kCancel, {}) == "no job is named");

@@ -54,10 +54,9 @@ std::string write_file(const std::string& name, const std::string& content) {
 
 TEST_CASE("a private secret is denied", "[hypervisor]") {
   const std::string uuid = "0d7f5a3c-1111-4222-8333-444455556666";
-  virsh("secret-define " +
-        write_file("secret.xml", "<secret ephemeral='yes' private='yes'><uuid>" + uuid +
-                                     "</uuid><usage type='ceph'><name>contract private</name>"
-                                     "</usage></secret>"));
+  virsh("secret-define " + write_file("secret.xml", "<secret ephemeral='yes' private='yes'><uuid>" + uuid +
+                                                        "</uuid><usage type='ceph'><name>contract private</name>"
+                                                        "</usage></secret>"));
   virsh("secret-set-value " + uuid + " --file " + write_file("secret.key", world().key()));
   ClusterAccess access;
   access.secret_uuid = uuid;
@@ -76,8 +75,7 @@ TEST_CASE("other limits than the write limit are kept", "[hypervisor]") {
         " --read-bytes-sec 50000000 --read-bytes-sec-max 60000000 --read-bytes-sec-max-length 7 --group-name "
         "group-1");
   const auto before = virsh("blkdeviotune " + guest + " vda --live");
-  REQUIRE_OK(world().hypervisor().set_write_limit(uuid, "vda",
-                                                  {.total_bytes_per_s = 0, .write_bytes_per_s = 1000000}));
+  REQUIRE_OK(world().hypervisor().set_write_limit(uuid, "vda", {.total_bytes_per_s = 0, .write_bytes_per_s = 1000000}));
   const auto limited = virsh("blkdeviotune " + guest + " vda --live");
   CHECK(limited != before);
   CHECK(world().hypervisor().write_limit(uuid, "vda")->write_bytes_per_s == 1000000);
@@ -93,12 +91,10 @@ TEST_CASE("jobs that are no copies are seen", "[hypervisor]") {
   const auto guest = world().start_guest({{.target = "vda", .image = image, .fill_bytes = 64 * kMiB}});
   const auto overlay = world().folder() + "/overlay.qcow2";
   run("qemu-img create -q -f qcow2 " + overlay + " 256M");
-  virsh(
-      "snapshot-create " + guest + " --disk-only --no-metadata --atomic --reuse-external --xmlfile " +
-      write_file(
-          "snapshot.xml",
-          "<domainsnapshot><disks><disk name='vda' snapshot='external'><driver type='qcow2'/><source file='" +
-              overlay + "'/></disk></disks></domainsnapshot>"));
+  virsh("snapshot-create " + guest + " --disk-only --no-metadata --atomic --reuse-external --xmlfile " +
+        write_file("snapshot.xml",
+                   "<domainsnapshot><disks><disk name='vda' snapshot='external'><driver type='qcow2'/><source file='" +
+                       overlay + "'/></disk></disks></domainsnapshot>"));
   CHECK(disk_of(guest).has_overlay);
   CHECK_FALSE(disk_of(guest).other_block_job);
   // A pull is not in the XML.
@@ -136,8 +132,7 @@ TEST_CASE("zeroing the target is seen in the highest write", "[hypervisor]") {
     const auto progress = world().hypervisor().mirror_progress(uuid, "vda");
     if (!progress || !*progress) return false;
     highest.push_back((*progress)->highest_written_bytes);
-    if (highest.back() < kSize)
-      copied_while_zeroing = std::max(copied_while_zeroing, (*progress)->copied_bytes);
+    if (highest.back() < kSize) copied_while_zeroing = std::max(copied_while_zeroing, (*progress)->copied_bytes);
     return disk_of(guest).mirror->ready;
   }));
   CHECK(std::is_sorted(highest.begin(), highest.end()));
@@ -230,8 +225,7 @@ TEST_CASE("librados neither writes to standard error nor makes it non-blocking",
   REQUIRE(pipe2(ends, O_CLOEXEC) == 0);
   const int saved = dup(STDERR_FILENO);
   dup2(ends[1], STDERR_FILENO);
-  const auto refused =
-      world().storage().connect(world().strict_access(), "AQAzBXRkAAAAABAAWmeWxhnTMpj9SAlnAkqqPA==");
+  const auto refused = world().storage().connect(world().strict_access(), "AQAzBXRkAAAAABAAWmeWxhnTMpj9SAlnAkqqPA==");
   const auto connected = world().storage().connect(world().access(), world().key());
   const int flags = fcntl(STDERR_FILENO, F_GETFL);
   dup2(saved, STDERR_FILENO);
@@ -264,8 +258,7 @@ TEST_CASE("namespaces are told apart", "[storage]") {
 
 TEST_CASE("a user who may only read is told so", "[storage]") {
   const auto user = unique("reader");
-  const auto key =
-      ceph("auth get-or-create-key client." + user + " mon 'profile rbd' osd 'profile rbd-read-only'");
+  const auto key = ceph("auth get-or-create-key client." + user + " mon 'profile rbd' osd 'profile rbd-read-only'");
   auto access = world().strict_access();
   access.user = user;
   const auto cluster = world().storage().connect(access, key);
@@ -342,8 +335,8 @@ TEST_CASE("used bytes are exact, quick and count the parent", "[storage]") {
   const ImageName child{world().other_pool(), "", unique("contract")};
   rbd("clone --rbd-default-clone-format 2 " + to_string(big) + "@one " + to_string(child));
   CHECK(used_by(*cluster, child) == 4 * kMiB);
-  rbd("bench --io-type write --io-size 4096 --io-threads 1 --io-total 8K --io-pattern seq " +
-      to_string(child) + " >/dev/null");
+  rbd("bench --io-type write --io-size 4096 --io-threads 1 --io-total 8K --io-pattern seq " + to_string(child) +
+      " >/dev/null");
   // Two blocks that the parent has too.
   CHECK(used_by(*cluster, child) == 4 * kMiB);
   rbd("rm --no-progress " + to_string(child));
@@ -353,8 +346,7 @@ TEST_CASE("used bytes are exact, quick and count the parent", "[storage]") {
   spec.size_bytes = 8 * kGiB;
   spec.features = 1;
   REQUIRE_OK(cluster->create_image(plain, spec));
-  rbd("bench --io-type write --io-size 65536 --io-total 1M --io-pattern seq " + to_string(plain) +
-      " >/dev/null");
+  rbd("bench --io-type write --io-size 65536 --io-total 1M --io-pattern seq " + to_string(plain) + " >/dev/null");
   const auto plain_start = world().system().monotonic_ms();
   CHECK(used_by(*cluster, plain) == kMiB);
   WARN(fmt::format("500 GiB with an object map: {} ms; 8 GiB without: {} ms", mapped_ms,
@@ -370,8 +362,8 @@ TEST_CASE("sparsify gives back zeroes under a guest", "[storage]") {
   CAPTURE(spec.features);
   REQUIRE_OK(cluster->create_image(name, spec));
   // 64 MiB of zeroes far behind what the guest writes.
-  run("qemu-io -f raw -c 'write -P 0 512M 64M' 'rbd:" + to_string(name) +
-      ":conf=" + variable("STACK_CEPH_CONF") + "' >/dev/null");
+  run("qemu-io -f raw -c 'write -P 0 512M 64M' 'rbd:" + to_string(name) + ":conf=" + variable("STACK_CEPH_CONF") +
+      "' >/dev/null");
   CHECK(used_by(*cluster, name) == 64 * kMiB);
   const auto guest =
       world().start_guest({{.target = "vda", .image = name, .fill_bytes = 8 * kMiB, .writes_per_s = 50}});

@@ -49,10 +49,9 @@ TEST_CASE("a domain is described", "[hypervisor]") {
   auto cluster = connect();
   const auto first = new_image(*cluster, world().pool(), 64 * kMiB);
   const auto second = new_image(*cluster, world().other_pool(), 64 * kMiB);
-  const auto guest =
-      world().start_guest({{.target = "vda", .image = first},
-                           {.target = "vdb", .image = second, .unmaps = true, .shareable = true}},
-                          Start::paused);
+  const auto guest = world().start_guest(
+      {{.target = "vda", .image = first}, {.target = "vdb", .image = second, .unmaps = true, .shareable = true}},
+      Start::paused);
 
   const auto domain = domain_of(guest);
   CHECK(domain.name == guest);
@@ -83,8 +82,7 @@ TEST_CASE("a domain is described", "[hypervisor]") {
 
   const auto all = hypervisor.list_domains();
   REQUIRE_OK(all);
-  CHECK(
-      std::any_of(all->begin(), all->end(), [&](const Domain& other) { return other.uuid == domain.uuid; }));
+  CHECK(std::any_of(all->begin(), all->end(), [&](const Domain& other) { return other.uuid == domain.uuid; }));
 
   world().power_off(guest);
   const auto off = domain_of(guest);
@@ -262,8 +260,7 @@ TEST_CASE("counters rise and limits are kept", "[hypervisor]") {
   auto& hypervisor = world().hypervisor();
   auto cluster = connect();
   const auto image = new_image(*cluster, world().pool(), kGiB);
-  const auto guest =
-      world().start_guest({{.target = "vda", .image = image, .fill_bytes = kMiB, .writes_per_s = 50}});
+  const auto guest = world().start_guest({{.target = "vda", .image = image, .fill_bytes = kMiB, .writes_per_s = 50}});
   const auto uuid = domain_of(guest).uuid;
 
   const auto first = hypervisor.disk_counters(uuid, "vda");
@@ -273,8 +270,8 @@ TEST_CASE("counters rise and limits are kept", "[hypervisor]") {
   CHECK(first->write_time_ns > 0);
   CHECK(wait_until([&] {
     const auto later = hypervisor.disk_counters(uuid, "vda");
-    return later && later->written_bytes > first->written_bytes &&
-           later->write_requests > first->write_requests && later->write_time_ns > first->write_time_ns;
+    return later && later->written_bytes > first->written_bytes && later->write_requests > first->write_requests &&
+           later->write_time_ns > first->write_time_ns;
   }));
 
   const auto none = hypervisor.write_limit(uuid, "vda");
@@ -286,8 +283,7 @@ TEST_CASE("counters rise and limits are kept", "[hypervisor]") {
   const WriteLimit total{.total_bytes_per_s = 6000000, .write_bytes_per_s = 0};
   REQUIRE_OK(hypervisor.set_write_limit(uuid, "vda", total));
   CHECK(*hypervisor.write_limit(uuid, "vda") == total);
-  CHECK_FALSE(
-      hypervisor.set_write_limit(uuid, "vda", {.total_bytes_per_s = 1000000, .write_bytes_per_s = 1000000}));
+  CHECK_FALSE(hypervisor.set_write_limit(uuid, "vda", {.total_bytes_per_s = 1000000, .write_bytes_per_s = 1000000}));
   CHECK(*hypervisor.write_limit(uuid, "vda") == total);
   REQUIRE_OK(hypervisor.set_write_limit(uuid, "vda", {}));
   CHECK(*hypervisor.write_limit(uuid, "vda") == WriteLimit{});

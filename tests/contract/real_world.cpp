@@ -62,8 +62,8 @@ class RealWorld final : public World {
     char name[] = "/tmp/poolshift-contract.XXXXXX";
     if (mkdtemp(name) == nullptr) throw std::runtime_error("cannot make a folder in /tmp");
     folder_ = name;
-    run(fmt::format("grep -E '^(\\[global\\]|fsid|mon_host)' {} >{}",
-                    shell_quoted(variable("STACK_CEPH_CONF")), shell_quoted(strict_access().conf_path)));
+    run(fmt::format("grep -E '^(\\[global\\]|fsid|mon_host)' {} >{}", shell_quoted(variable("STACK_CEPH_CONF")),
+                    shell_quoted(strict_access().conf_path)));
     key_ = run(fmt::format("ceph-authtool -p -n client.{} {}", variable("STACK_CEPH_USER"),
                            shell_quoted(variable("STACK_CEPH_KEYRING"))));
     // The stack's user has rights for the two pools that it names.
@@ -112,8 +112,7 @@ class RealWorld final : public World {
       if (disk.unmaps) arguments += ",discard=unmap";
       if (disk.shareable) arguments += ",shareable";
       if (disk.fill_bytes == 0 && disk.writes_per_s == 0) continue;
-      arguments +=
-          fmt::format(" --workload {}=mode={}", disk.target, disk.writes_per_s != 0 ? "random" : "idle");
+      arguments += fmt::format(" --workload {}=mode={}", disk.target, disk.writes_per_s != 0 ? "random" : "idle");
       if (disk.writes_per_s != 0) arguments += fmt::format(",rate={}", disk.writes_per_s);
       if (disk.fill_bytes != 0) arguments += fmt::format(",fill={}", disk.fill_bytes);
       filled = filled || disk.fill_bytes != 0;
@@ -132,8 +131,7 @@ class RealWorld final : public World {
 
  private:
   void stack(const std::string& tool, const std::string& arguments) {
-    run(fmt::format("{}/stack/{} {} {} </dev/null", POOLSHIFT_TESTS_DIR, tool, shell_quoted(dir_),
-                    arguments));
+    run(fmt::format("{}/stack/{} {} {} </dev/null", POOLSHIFT_TESTS_DIR, tool, shell_quoted(dir_), arguments));
   }
 
   std::unique_ptr<Hypervisor> hypervisor_;

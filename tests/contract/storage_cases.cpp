@@ -30,8 +30,7 @@ TEST_CASE("a cluster lets in only who has the key", "[storage]") {
 
   const auto access = world().strict_access();
   REQUIRE_OK(world().storage().connect(access, world().key()));
-  CHECK_ERROR(world().storage().connect(access, "AQAzBXRkAAAAABAAWmeWxhnTMpj9SAlnAkqqPA=="),
-              ErrorCode::denied);
+  CHECK_ERROR(world().storage().connect(access, "AQAzBXRkAAAAABAAWmeWxhnTMpj9SAlnAkqqPA=="), ErrorCode::denied);
   CHECK_ERROR(world().storage().connect(access, "not a key"), ErrorCode::denied);
   CHECK_ERROR(world().storage().connect(access, ""), ErrorCode::denied);
 }

@@ -2,10 +2,9 @@
 // where a call has one; then `recover` runs, and whatever happened, nothing may be lost or left over.
 //
 // What dies: the process (kill -9), the process and the guest's QEMU, or the whole host.
-#include <catch2/catch.hpp>
-
 #include <algorithm>
 #include <atomic>
+#include <catch2/catch.hpp>
 #include <sstream>
 
 #include "engine/run.h"
@@ -34,9 +33,9 @@ struct Scenario {
   bool trash = false;
   bool unmaps = true;
   bool persistent = true;
-  bool cancelled = false;      // somebody cancels in the middle of the copy
+  bool cancelled = false;  // somebody cancels in the middle of the copy
   bool copy_fails = false;
-  bool hot = false;            // the guest writes faster than the copy
+  bool hot = false;  // the guest writes faster than the copy
   bool pivot_fails = false;
 };
 
@@ -280,8 +279,7 @@ void sweep(Body body) {
     const auto calls = calls_of_a_whole_swap(scenario);
     REQUIRE(calls > 30);
     for (std::uint64_t number = 1; number <= calls; number += step_of(scenario)) {
-      for (const auto when :
-           {FakeWorld::CrashWhen::before, FakeWorld::CrashWhen::after, FakeWorld::CrashWhen::torn}) {
+      for (const auto when : {FakeWorld::CrashWhen::before, FakeWorld::CrashWhen::after, FakeWorld::CrashWhen::torn}) {
         INFO("scenario '" << scenario.name << "', dies " << name_of(when) << " call " << number << " of " << calls);
         body(scenario, number, when);
       }
@@ -301,7 +299,8 @@ TEST_CASE("a swap that nobody disturbs ends as asked") {
     REQUIRE(stage.last);
     CHECK(stage.last->phase == (undone ? Phase::undone : Phase::done));
     CHECK(stage.last->cancelled == scenario.cancelled);
-    CHECK(stage.world.trash.empty() != (scenario.copy_fails || scenario.trash || (scenario.cancelled && scenario.create)));
+    CHECK(stage.world.trash.empty() !=
+          (scenario.copy_fails || scenario.trash || (scenario.cancelled && scenario.create)));
     CHECK((stage.last->convergence != "none needed") == scenario.hot);
   }
 }

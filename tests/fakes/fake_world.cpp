@@ -1,8 +1,8 @@
 #include "fakes/fake_world.h"
 
-#include <algorithm>
-
 #include <fmt/core.h>
+
+#include <algorithm>
 
 namespace poolshift::fakes {
 
@@ -334,8 +334,7 @@ class FakeHypervisor : public Hypervisor {
     });
   }
 
-  Status set_mirror_bandwidth(const std::string& uuid, const std::string& target,
-                              std::uint64_t bytes_per_s) override {
+  Status set_mirror_bandwidth(const std::string& uuid, const std::string& target, std::uint64_t bytes_per_s) override {
     return world_.call([&]() -> Status {
       return on_live_disk(uuid, target, [&](FakeDomain&, FakeDisk& disk) -> Status {
         if (!disk.mirror) return failed("the disk has no copy");
@@ -359,7 +358,8 @@ class FakeHypervisor : public Hypervisor {
         FakeImage* to = world_.image(disk.mirror->options.target);
         for (const auto block : disk.mirror->dirty) to->blocks[block] = from->blocks[block];
         from->watchers.erase(FakeWorld::watcher_of(domain, *disk.shown.image));
-        if (disk.persistent_image == disk.shown.image && !world_.pivots_forget_definition) disk.persistent_image = disk.mirror->options.target;
+        if (disk.persistent_image == disk.shown.image && !world_.pivots_forget_definition)
+          disk.persistent_image = disk.mirror->options.target;
         disk.shown.image = disk.mirror->options.target;
         disk.mirror.reset();
         return {};

@@ -27,8 +27,8 @@ struct Crash {};
 struct FakeImage {
   std::string id;
   ImageSpec spec;
-  std::map<std::uint64_t, std::uint64_t> blocks;       // block number to stamp; there: allocated; 0: zeroes
-  std::map<std::string, std::int64_t> watchers;        // address to the time at which the watch ends; -1: alive
+  std::map<std::uint64_t, std::uint64_t> blocks;  // block number to stamp; there: allocated; 0: zeroes
+  std::map<std::string, std::int64_t> watchers;   // address to the time at which the watch ends; -1: alive
   std::vector<std::string> lockers;
   std::vector<std::string> snapshots;
   std::string parent;
@@ -44,16 +44,16 @@ struct FakeMirror {
   std::uint64_t highest_written_bytes = 0;
   bool zeroing = false;
   bool ready = false;
-  bool ending = false;       // cancelled: gone at the next tick
-  std::int64_t credit = 0;   // bytes that the bandwidth still allows
+  bool ending = false;      // cancelled: gone at the next tick
+  std::int64_t credit = 0;  // bytes that the bandwidth still allows
 };
 
 struct FakeDisk {
-  Disk shown;                       // what the XML says; `image` is what QEMU writes to while it is alive
+  Disk shown;  // what the XML says; `image` is what QEMU writes to while it is alive
   std::optional<ImageName> persistent_image;
   std::optional<FakeMirror> mirror;
   WriteLimit limit;
-  WriteLimit configured_limit;      // of the definition: what each start of QEMU begins with
+  WriteLimit configured_limit;  // of the definition: what each start of QEMU begins with
   DiskCounters counters;
   // The guest: so many random blocks a second among the first `span_blocks`.
   std::uint64_t writes_per_s = 0;
@@ -101,10 +101,10 @@ class FakeWorld {
 
   // --- what happens
   void advance(std::int64_t duration_ms);
-  void kill_qemu(FakeDomain& domain);    // a persistent domain stays defined, a transient one is gone
+  void kill_qemu(FakeDomain& domain);  // a persistent domain stays defined, a transient one is gone
   void start_qemu(FakeDomain& domain);
-  void process_dies();                   // locks are dropped, nothing else changes
-  void host_crashes();                   // processes and QEMUs die, files fall back to what is durable
+  void process_dies();  // locks are dropped, nothing else changes
+  void host_crashes();  // processes and QEMUs die, files fall back to what is durable
   // The next port calls: throw Crash at call `number` (from 1), before or after it has acted, or in its middle.
   enum class CrashWhen { before, after, torn };
   void crash_at(std::uint64_t call_number, CrashWhen when);
@@ -130,7 +130,7 @@ class FakeWorld {
   std::uint64_t copies_fail_after_bytes = 0;  // a running copy ends there without being complete; 0: it does not
   bool copies_fail_when_limited = false;      // or as soon as the guest's writes are limited
   bool pivots_forget_definition = false;      // libvirtd dies before it has recorded a pivot
-  bool copies_stand_still = false;   // and cannot be ended either, like writes to a full pool
+  bool copies_stand_still = false;            // and cannot be ended either, like writes to a full pool
   std::uint64_t copy_bytes_per_s = 64 * 1024 * 1024;
 
   // --- for the ports

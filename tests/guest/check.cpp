@@ -4,9 +4,6 @@
 // does not discard. The whole image is read, holes included: what the guest would read is the truth, and a wrong object
 // map must not hide anything.
 
-#include <rados/librados.hpp>
-#include <rbd/librbd.hpp>
-
 #include <algorithm>
 #include <array>
 #include <boost/program_options.hpp>
@@ -17,6 +14,8 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <rados/librados.hpp>
+#include <rbd/librbd.hpp>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -91,8 +90,8 @@ class RbdImage {
     for (std::uint64_t offset = 0; offset < end || !reads.empty();) {
       if (offset < end && reads.size() < kReadsInFlight) {
         const auto length = static_cast<std::size_t>(std::min(kReadBytes, end - offset));
-        reads.push_back(std::make_unique<Read>(
-            Read{offset, length, {}, new librbd::RBD::AioCompletion(nullptr, nullptr)}));
+        reads.push_back(
+            std::make_unique<Read>(Read{offset, length, {}, new librbd::RBD::AioCompletion(nullptr, nullptr)}));
         check_result(image_.aio_read(offset, length, reads.back()->data, reads.back()->done), "read");
         offset += length;
         continue;
@@ -323,7 +322,9 @@ int run(const Arguments& a) {
                    {"filled", log.filled},
                    {"sizes_bytes", log.sizes_bytes}};
   if (!a.stats_only) {
-    const Sink sink = [&](std::uint64_t offset, const char* data, std::size_t size) { verifier.read(offset, data, size); };
+    const Sink sink = [&](std::uint64_t offset, const char* data, std::size_t size) {
+      verifier.read(offset, data, size);
+    };
     if (a.file.empty()) {
       RbdImage(a.conf, a.id, a.image, a.snapshot).read_all(sink);
     } else {

@@ -1,8 +1,8 @@
 // guest-clock LOG TIMES: notes when a guest's serial log grew, by the host's clock.
 //
 // A suspended guest's clock stands still, so the guest itself cannot see how long it was paused. Each line of TIMES is
-// "HOST_US SIZE": at HOST_US (microseconds since 1970) LOG had SIZE bytes, and a millisecond or so before it was shorter.
-// Ends when LOG is removed.
+// "HOST_US SIZE": at HOST_US (microseconds since 1970) LOG had SIZE bytes, and a millisecond or so before it was
+// shorter. Ends when LOG is removed.
 
 #include <fcntl.h>
 #include <sys/inotify.h>

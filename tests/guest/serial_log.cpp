@@ -36,7 +36,8 @@ class HostTimes {
   explicit HostTimes(const std::string& text) {
     std::string_view rest = text;
     for (std::size_t end = 0; (end = rest.find('\n')) != std::string_view::npos; rest.remove_prefix(end + 1)) {
-      if (const auto values = numbers(split(rest.substr(0, end)), 0, 2)) grown_.emplace_back((*values)[1], (*values)[0]);
+      if (const auto values = numbers(split(rest.substr(0, end)), 0, 2))
+        grown_.emplace_back((*values)[1], (*values)[0]);
     }
   }
 

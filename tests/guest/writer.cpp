@@ -140,9 +140,9 @@ bool parse_options(std::string_view text, Options& options, std::string& error) 
   const struct {
     std::string_view name;
     std::uint64_t& value;
-  } numbers[] = {{"rate", options.rate},           {"start", options.start_bytes},   {"span", options.span_bytes},
-                 {"fill", options.fill_bytes},     {"spread", options.spread_bytes}, {"region", options.region_bytes},
-                 {"chunk", options.chunk_bytes},   {"tick", options.tick_ms},        {"seed", options.seed}};
+  } numbers[] = {{"rate", options.rate},         {"start", options.start_bytes},   {"span", options.span_bytes},
+                 {"fill", options.fill_bytes},   {"spread", options.spread_bytes}, {"region", options.region_bytes},
+                 {"chunk", options.chunk_bytes}, {"tick", options.tick_ms},        {"seed", options.seed}};
   while (!text.empty()) {
     const std::string_view word = text.substr(0, text.find(','));
     text.remove_prefix(std::min(text.size(), word.size() + 1));
@@ -152,7 +152,8 @@ bool parse_options(std::string_view text, Options& options, std::string& error) 
     bool understood = false;
     if (name == "mode") {
       options.mode = value;
-      understood = value == "idle" || value == "random" || value == "sequential" || value == "hot" || value == "discard";
+      understood =
+          value == "idle" || value == "random" || value == "sequential" || value == "hot" || value == "discard";
     }
     for (const auto& number : numbers) {
       if (name == number.name) understood = parse_size(value, number.value);
@@ -215,7 +216,8 @@ class Writer {
     if (options_.span_bytes != 0) span = std::min(span, options_.span_bytes);
     first_block_ = start / kBlockBytes;
     span_blocks_ = span / kBlockBytes;
-    hot_blocks_ = std::clamp<std::uint64_t>(options_.region_bytes / kBlockBytes, 1, std::max<std::uint64_t>(span_blocks_, 1));
+    hot_blocks_ =
+        std::clamp<std::uint64_t>(options_.region_bytes / kBlockBytes, 1, std::max<std::uint64_t>(span_blocks_, 1));
     chunk_blocks_ = std::max<std::uint64_t>(options_.chunk_bytes / kBlockBytes, 1);
     if (span_blocks_ < 1 || span_blocks_ < chunk_blocks_) fail(serial_, disk_, "span");
   }
@@ -253,7 +255,8 @@ class Writer {
     return 0;
   }
 
-  void report_error(const char* operation, std::uint64_t sequence, std::uint64_t block, std::uint64_t count, int error) {
+  void report_error(const char* operation, std::uint64_t sequence, std::uint64_t block, std::uint64_t count,
+                    int error) {
     serial_.line("E %s %s %" PRIu64 " %" PRIu64 " %" PRIu64 " %d %" PRIu64 "\n", disk_.c_str(), operation, sequence,
                  block, count, error, uptime_us());
     sleep_until_us(uptime_us() + 50'000);  // do not drown the log

@@ -94,8 +94,7 @@ TEST_CASE("domain XML: an overlay and its commit", "[domain_xml]") {
 
 TEST_CASE("domain XML: states of a mirror", "[domain_xml]") {
   const auto mirror = [](const std::string& attributes) {
-    return disk_with("<mirror type='network' " + attributes +
-                     "><source protocol='rbd' name='p/i'/></mirror>");
+    return disk_with("<mirror type='network' " + attributes + "><source protocol='rbd' name='p/i'/></mirror>");
   };
   CHECK(mirror("job='copy' ready='pivot'").mirror->pivoting);
   CHECK_FALSE(mirror("job='copy' ready='pivot'").mirror->ready);
@@ -140,16 +139,15 @@ TEST_CASE("domain XML: where the cluster is and who may enter", "[domain_xml]") 
   CHECK(under_source.access.secret_uuid.empty());
   CHECK(under_source.access.conf_path == "/etc/ceph/other.conf");
 
-  const auto under_disk = disk_with(
-      "<auth username='cinder'><secret type='ceph' uuid='u'/></auth><source protocol='rbd' name='p/i'/>");
+  const auto under_disk =
+      disk_with("<auth username='cinder'><secret type='ceph' uuid='u'/></auth><source protocol='rbd' name='p/i'/>");
   CHECK(under_disk.access.user == "cinder");
   CHECK(under_disk.access.secret_uuid == "u");
   CHECK(disk_with("<auth username='x'/><source file='/f'/>", "type='file'").access == ClusterAccess{});
 }
 
 TEST_CASE("domain XML: other properties and sources", "[domain_xml]") {
-  const auto disk =
-      disk_with("<driver discard='unmap'/><shareable/><readonly/><source file='/f'/>", "type='file'");
+  const auto disk = disk_with("<driver discard='unmap'/><shareable/><readonly/><source file='/f'/>", "type='file'");
   CHECK(disk.unmaps);
   CHECK(disk.shareable);
   CHECK(disk.read_only);

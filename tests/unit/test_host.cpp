@@ -1,6 +1,5 @@
 // The host: jobs in threads, and what callers see of them.
 #include <catch2/catch.hpp>
-
 #include <condition_variable>
 #include <thread>
 
@@ -55,8 +54,8 @@ struct Setting {
   std::unique_ptr<Host> open_host() {
     HostOptions options;
     options.state_dir = "/state";
-    auto host = std::make_unique<Host>(
-        options, HostPorts{world.hypervisor(), world.storage(), world.system(), make_flag});
+    auto host =
+        std::make_unique<Host>(options, HostPorts{world.hypervisor(), world.storage(), world.system(), make_flag});
     REQUIRE(host->open());
     return host;
   }

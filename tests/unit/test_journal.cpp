@@ -1,6 +1,5 @@
 // One case per kind of damage that a journal can have, and what a crash leaves.
 #include <catch2/catch.hpp>
-
 #include <nlohmann/json.hpp>
 
 #include "engine/job_record.h"

@@ -1,6 +1,5 @@
 // Each check of the validation on the fakes: what refuses, in which words, and that nothing is changed.
 #include <catch2/catch.hpp>
-
 #include <functional>
 
 #include "fakes/fake_world.h"
@@ -60,7 +59,9 @@ const Refusal kRefusals[] = {
     {"disk", "has no disk 'vdz'", [](Setting& s) { s.request.disk = "vdz"; }},
     {"disk", "not an RBD image", [](Setting& s) { s.disk().shown.image.reset(); }},
     {"disk_source", "the request names volumes-hdd/other",
-     [](Setting& s) { s.request.source = ImageName{"volumes-hdd", "", "other"}; }},
+     [](Setting& s) {
+       s.request.source = ImageName{"volumes-hdd", "", "other"};
+     }},
     {"shareable", "<shareable/>", [](Setting& s) { s.disk().shown.shareable = true; }},
     {"read_only", "is read-only", [](Setting& s) { s.disk().shown.read_only = true; }},
     {"encryption", "is encrypted", [](Setting& s) { s.disk().shown.encrypted = true; }},
@@ -100,7 +101,9 @@ const Refusal kRefusals[] = {
     {"target_pool_flags", "'nearfull'", [](Setting& s) { s.pool().nearfull = true; }},
     {"target_rights", "may not write", [](Setting& s) { s.world.pools.at("volumes-ssd").allowed = false; }},
     {"health", "PG_AVAILABILITY",
-     [](Setting& s) { s.world.health = {{"PG_AVAILABILITY", "HEALTH_WARN", "1 pg inactive", {}}}; }},
+     [](Setting& s) {
+       s.world.health = {{"PG_AVAILABILITY", "HEALTH_WARN", "1 pg inactive", {}}};
+     }},
     {"target", "does not exist", [](Setting& s) { s.request.target.image = "nothing"; }},
     {"target", "exists, and --create", [](Setting& s) { s.request.create = true; }},
     {"target_watchers", "open in 1 clients", [](Setting& s) { s.target().watchers["somebody"] = -1; }},
