@@ -65,8 +65,9 @@ Status Swap::stop_if_cancelled() {
 
 void Swap::show_progress(const Progress& progress) {
   const auto now_ms = ports.system.monotonic_ms();
-  if (progress_shown_ms_ != 0 && now_ms - progress_shown_ms_ < kProgressEveryMs) return;
+  if (progress.step == progress_step_ && now_ms - progress_shown_ms_ < kProgressEveryMs) return;
   progress_shown_ms_ = now_ms;
+  progress_step_ = progress.step;
   store_.show_progress(record.job_id, progress);
 }
 

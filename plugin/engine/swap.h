@@ -74,6 +74,7 @@ class Swap {
   std::unique_ptr<Cluster> source_cluster_;
   std::unique_ptr<Cluster> target_cluster_;
   std::int64_t progress_shown_ms_ = 0;
+  std::string progress_step_;
   std::uint64_t waits_ = 0;
 };
 

@@ -112,6 +112,7 @@ Status put_source_away(Swap& swap) {
 }  // namespace
 
 Result<Phase> retire(Swap& swap) {
+  swap.show_progress({"letting the source go", 0, 0, 0, -1});
   POOLSHIFT_TRY(restore_write_limit(swap));
   POOLSHIFT_TRY(prove_on_target(swap));
   POOLSHIFT_TRY(verify_persistent_definition(swap));
