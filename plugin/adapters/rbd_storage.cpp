@@ -263,6 +263,14 @@ Status RbdCluster::connect(const ClusterAccess& access, const std::string& key) 
     error.code = ErrorCode::denied;
     error.advice = "Check the user and its key against 'ceph auth get'.";
   }
+  // With the old protocol (the port in a domain's XML mostly is the one of v1) librados tries a wrong key again and
+  // again.
+  if (result == -ETIMEDOUT) {
+    error.advice = fmt::format(
+        "Check that the cluster answers ('ceph status') and that the key is that of '{}' ('ceph auth get'): "
+        "a wrong one is told from a cluster that is away only by newer protocols.",
+        entity);
+  }
   return error;
 }
 

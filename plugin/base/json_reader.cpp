@@ -15,14 +15,26 @@ JsonReader::JsonReader(std::string_view text, std::string what, std::size_t limi
           fmt::format("Give at most {} bytes.", limit_bytes)});
     return;
   }
+  // A key that comes twice would silently lose one of its values.
+  std::vector<std::set<std::string>> open_objects;
+  std::string twice;
+  const auto note_keys = [&](int, json::parse_event_t event, json& parsed) {
+    if (event == json::parse_event_t::object_start) open_objects.emplace_back();
+    if (event == json::parse_event_t::object_end) open_objects.pop_back();
+    if (event == json::parse_event_t::key && !open_objects.back().insert(parsed.get<std::string>()).second) {
+      twice = parsed.get<std::string>();
+    }
+    return true;
+  };
   // Parsed with exceptions, because only they carry the place of the error.
   try {
-    object_ = json::parse(text);
+    object_ = json::parse(text, note_keys);
   } catch (const json::exception& reason) {
     fail({ErrorCode::invalid, fmt::format("the {} is not JSON: {}", what_, reason.what()),
           "Give one JSON object in UTF-8."});
     return;
   }
+  if (!twice.empty()) fail(twice, "is there twice", "Give it once.");
   check_object(object_);
   if (status_ && whole_number("schema", 1'000'000, 0) != 1) {
     fail({ErrorCode::invalid, fmt::format("the {} has no \"schema\": 1", what_), "Add \"schema\": 1 to it."});

@@ -21,6 +21,7 @@ Host::Answer refusal(const SwapRequest& request, const Error& error) {
   nothing_checked.plan = plan_for(request);
   auto report = report_of(nothing_checked);
   report["state"] = "refused";
+  report["plan"] = nullptr;
   report["error"] = error_to_json(error);
   // Nobody answered: nothing was changed, which is what the caller needs to know.
   return {error.code == ErrorCode::unreachable ? POOLSHIFT_REFUSED : result_of(error.code), std::move(report)};

@@ -127,6 +127,7 @@ TEST_CASE("when nobody answers, nothing is changed and the request is refused as
   CHECK(job->report()["target"] == "volumes-ssd/disk");
   CHECK(job->report()["domain"] == "guest");
   CHECK(job->report()["error"]["code"] == "unreachable");
+  CHECK(job->report()["plan"].is_null());
   CHECK(host->check(setting.request)->result == POOLSHIFT_REFUSED);
 }
 

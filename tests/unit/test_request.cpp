@@ -46,6 +46,7 @@ TEST_CASE("malformed requests") {
   CHECK(error_of(R"({"schema":1})").message == "key 'domain' of the request is missing");
   CHECK(error_of("{\"schema\":1,\"domain\":\"\xff\xfe\"}").message.find("not JSON") != std::string::npos);
   CHECK(error_of(std::string(kMaxRequestBytes + 1, ' ')).message == "the request has 1048577 bytes");
+  CHECK(error_of(R"({"schema":1,"domain":"a","domain":"b"})").message == "key 'domain' of the request is there twice");
   CHECK(error_of(std::string(100'000, '[')).message.find("the request is not JSON") == 0);
 }
 
