@@ -23,11 +23,14 @@ refused() {
 
 restore_key() { virsh secret-set-value "$STACK_SECRET_UUID" --file "$STACK_DIR/ceph/cinder.key"; }
 
+# Monitors that are spoken to by the old protocol do not answer a wrong key at all.
 test_wrong_key() {
   at_end restore_key
   ceph-authtool --gen-print-key >"$T/key"
   virsh secret-set-value "$STACK_SECRET_UUID" --file "$T/key"
-  refused cluster "$STACK_CEPH_USER" "$target" --patience 5
+  unchanged_by swap "$web" vda "$target" --patience 5
+  assert_exit 3
+  assert_report '.state == "refused" and .job == null and (.error | (.message | test("user .cinder")) and (.advice | test("key")))'
 }
 
 test_no_rights_on_the_target_pool() {
