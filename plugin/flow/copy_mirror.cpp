@@ -14,6 +14,7 @@ namespace poolshift {
 namespace {
 
 constexpr std::int64_t kLookEveryMs = 100;
+constexpr std::int64_t kFirstRateWindowMs = 500;
 constexpr std::int64_t kRateWindowMs = 2'000;
 constexpr std::int64_t kStalledAfterMs = 10'000;
 constexpr std::uint64_t kMiB = 1024 * 1024;
@@ -110,7 +111,8 @@ class Follower {
     step_ = shown.step;
     if (shown.done_bytes != last_done_bytes_) last_advance_ms_ = now_ms;
     last_done_bytes_ = shown.done_bytes;
-    if (const auto window_ms = now_ms - rate_began_ms_; window_ms >= kRateWindowMs) {
+    const auto wanted_ms = bytes_per_s_ == 0 ? kFirstRateWindowMs : kRateWindowMs;
+    if (const auto window_ms = now_ms - rate_began_ms_; window_ms >= wanted_ms) {
       bytes_per_s_ = (shown.done_bytes - rate_done_bytes_) * 1000 / static_cast<std::uint64_t>(window_ms);
       start_rate(now_ms, shown);
     }

@@ -68,7 +68,7 @@ TEST_CASE("an image is made as it is told and described as it is", "[storage]") 
   ImageSpec spec;
   spec.size_bytes = 100 * kMiB;
   spec.features = 61;  // RBD_FEATURES_DEFAULT
-  spec.metadata = {{"poolshift.job", "0123456789ab"}, {"note", "two\nlines"}};
+  spec.metadata = {{"contract.job", "0123456789ab"}, {"note", "two\nlines"}};
   SECTION("plain") {}
   SECTION("without features") { spec.features = 1; }
   SECTION("other object size") { spec.order = 23; }
