@@ -43,7 +43,7 @@ test_status_and_bandwidth_of_a_running_job() {
   poolshift status "$job" --json
   assert_exit 0
   assert_report '.schema == 1 and .job == $job and .running and .phase == "copy" and .guest_on == "source" and
-    (.progress | .step == "copying" and .total_bytes >= .done_bytes)' --arg job "$job"
+    (.progress | (.step | test("^(copying|zeroing the target)$")) and .total_bytes >= .done_bytes)' --arg job "$job"
   poolshift status
   assert_exit 0
   grep -q "$job" "$T/out" || fail "the list does not have the job: $(<"$T/out")"
