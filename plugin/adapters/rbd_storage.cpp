@@ -263,11 +263,6 @@ Status RbdCluster::connect(const ClusterAccess& access, const std::string& key) 
     error.code = ErrorCode::denied;
     error.advice = "Check the user and its key against 'ceph auth get'.";
   }
-  if (result == -ETIMEDOUT) {
-    error.advice =
-        "Check the monitors' addresses and the network to them; at ports other than 3300 and 6789 monitors are silent "
-        "about a wrong key as well.";
-  }
   // With the old protocol (the port in a domain's XML mostly is the one of v1) librados tries a wrong key again and
   // again.
   if (result == -ETIMEDOUT) {

@@ -445,7 +445,8 @@ metadata_of() {
 world() (
   set +eE
   trap - ERR
-  rbd() { command rbd -c "$STACK_CEPH_CONF" --format json "$@" 2>&1; }
+  # Not its stderr: librados says there what it meets while it connects.
+  rbd() { command rbd -c "$STACK_CEPH_CONF" --format json "$@" 2>/dev/null || echo "rbd $*: failed with $?"; }
   {
     ceph_admin osd pool ls detail | sed 's/ last_change [0-9]*//; s/ lfor [0-9/]*//; s/,creating//; /removed_snaps_queue/d'
     for pool in $STACK_POOLS $kForbiddenPool; do
@@ -466,7 +467,7 @@ world() (
     done
     echo "== state"
     [[ ! -d $S ]] || (cd "$S" && find . -type f ! -name .lock -exec sha256sum {} + | sort -k 2)
-  } >"$1" 2>&1
+  } >"$1" 2>"$1.stderr"
 )
 
 # unchanged_by COMMAND...: fails when it changed anything.
@@ -474,6 +475,7 @@ unchanged_by() {
   world "$T/world.before"
   "$@"
   world "$T/world.after"
+  grep -q '^pool ' "$T/world.before" || fail "the world could not be looked at: $(<"$T/world.before.stderr")"
   diff -u "$T/world.before" "$T/world.after" >"$T/world.diff" || fail "something was changed: $(<"$T/world.diff")"
 }
 
