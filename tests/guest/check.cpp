@@ -2,7 +2,12 @@
 //
 // The log is read before the image, so that it may be used on the image of a running guest too, as long as that guest
 // does not discard. The whole image is read, holes included: what the guest would read is the truth, and a wrong object
-// map must not hide anything.
+// map must not hide anything. Of a huge image that is hardly used, --first reads the part in which the guest worked.
+//
+// --series adds to the JSON how the guest fared over time, by the host's clock, in buckets of equal length. Each list
+// has one number for each bucket, and a write belongs to the bucket in which it returned:
+//   "series": {"from_us": 1700000000000000, "bucket_us": 100000,
+//              "writes": [20, 19, 0], "longest_write_us": [6100, 9000, 0], "mean_write_us": [2300, 2412, 0]}
 
 #include <algorithm>
 #include <array>
@@ -78,14 +83,15 @@ class RbdImage {
     return bytes;
   }
 
-  void read_all(const Sink& sink) {
+  // As far as LIMIT_BYTES.
+  void read_all(std::uint64_t limit_bytes, const Sink& sink) {
     struct Read {
       std::uint64_t offset;
       std::size_t length;
       ceph::bufferlist data;
       librbd::RBD::AioCompletion* done;
     };
-    const std::uint64_t end = size();
+    const std::uint64_t end = std::min(size(), limit_bytes);
     std::deque<std::unique_ptr<Read>> reads;
     for (std::uint64_t offset = 0; offset < end || !reads.empty();) {
       if (offset < end && reads.size() < kReadsInFlight) {
@@ -112,12 +118,12 @@ class RbdImage {
   librbd::Image image_;
 };
 
-void read_file(const std::string& path, const Sink& sink) {
+void read_file(const std::string& path, std::uint64_t limit_bytes, const Sink& sink) {
   std::ifstream file(path, std::ios::binary);
   if (!file) throw Failure("cannot read '" + path + "': " + std::strerror(errno));
   std::string buffer(kReadBytes, '\0');
-  for (std::uint64_t offset = 0; file; offset += buffer.size()) {
-    file.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
+  for (std::uint64_t offset = 0; file && offset < limit_bytes; offset += buffer.size()) {
+    file.read(buffer.data(), static_cast<std::streamsize>(std::min(kReadBytes, limit_bytes - offset)));
     sink(offset, buffer.data(), static_cast<std::size_t>(file.gcount()));
   }
 }
@@ -247,11 +253,34 @@ ordered_json to_json(const guest::Statistics& s) {
   return json;
 }
 
+ordered_json series(const SerialLog& log, const guest::Window& window, std::uint64_t bucket_us) {
+  const std::uint64_t from = *window.from_us;
+  const std::size_t buckets = (*window.to_us - from + bucket_us - 1) / bucket_us;
+  std::vector<std::uint64_t> writes(buckets), longest(buckets), mean(buckets);
+  for (const guest::Event& event : log.events) {
+    if (event.kind != guest::EventKind::write || event.host_us < from || event.host_us >= *window.to_us) continue;
+    const std::size_t bucket = (event.host_us - from) / bucket_us;
+    ++writes[bucket];
+    longest[bucket] = std::max(longest[bucket], event.latency_us);
+    mean[bucket] += event.latency_us;
+  }
+  for (std::size_t i = 0; i < buckets; ++i) {
+    if (writes[i] != 0) mean[i] /= writes[i];
+  }
+  return {{"from_us", from},
+          {"bucket_us", bucket_us},
+          {"writes", writes},
+          {"longest_write_us", longest},
+          {"mean_write_us", mean}};
+}
+
 // --- the program ---------------------------------------------------------------------------------------------------
 
 struct Arguments {
   std::string conf, id, image, snapshot, file, disk, log, times;
   guest::Window window;
+  std::uint64_t first_bytes = UINT64_MAX;
+  std::uint64_t series_ms = 0;
   bool stats_only = false;
   bool json = false;
 };
@@ -271,6 +300,8 @@ bool parse(int argc, char** argv, Arguments& a) {
     ("disk", po::value(&a.disk)->required(), "name of the disk in the guest, such as vda")
     ("log", po::value(&a.log)->required(), "serial log of the guest")
     ("times", po::value(&a.times), "host's times of it (LOG.times if that exists)")
+    ("first", po::value(&a.first_bytes), "read only so many bytes of the image, in which all writes must lie")
+    ("series", po::value(&a.series_ms), "add to the JSON the writes over time, in buckets of so many ms")
     ("stats-only", po::bool_switch(&a.stats_only), "do not read the image")
     ("json", po::bool_switch(&a.json), "report as JSON")
     ("from-us", po::value(&from), "statistics from here, uptime of the guest")
@@ -292,6 +323,12 @@ bool parse(int argc, char** argv, Arguments& a) {
   if (given.count("to-us") != 0) a.window.to_us = to;
   if (given.count("host-from-us") != 0) a.window.from_us = host_from;
   if (given.count("host-to-us") != 0) a.window.to_us = host_to;
+  if (given.count("series") != 0) {
+    if (a.series_ms == 0) throw po::error("--series wants buckets that are longer than nothing");
+    if (given.count("host-from-us") + given.count("host-to-us") != 2 || host_from > host_to) {
+      throw po::error("--series needs --host-from-us and, not before it, --host-to-us");
+    }
+  }
   if (!a.stats_only && a.image.empty() == a.file.empty()) throw po::error("either --image or --file must be given");
   if (!a.stats_only && !a.image.empty() && a.conf.empty()) throw po::error("--image needs --conf");
   return true;
@@ -314,6 +351,10 @@ SerialLog read_log(const Arguments& a) {
 int run(const Arguments& a) {
   const SerialLog log = read_log(a);
   const guest::Statistics stats = guest::statistics(log, a.window);
+  if (!a.stats_only && log.blocks.size() > a.first_bytes / kBlockBytes) {
+    throw Failure("the guest worked as far as byte " + std::to_string(log.blocks.size() * kBlockBytes) +
+                  ", beyond those that --first leaves");
+  }
   Verifier verifier(log, a.disk);
   ordered_json report = {{"schema", 1}, {"ok", true}, {"disk", a.disk}};
   report["log"] = {{"boots", log.boots.size()},
@@ -326,9 +367,9 @@ int run(const Arguments& a) {
       verifier.read(offset, data, size);
     };
     if (a.file.empty()) {
-      RbdImage(a.conf, a.id, a.image, a.snapshot).read_all(sink);
+      RbdImage(a.conf, a.id, a.image, a.snapshot).read_all(a.first_bytes, sink);
     } else {
-      read_file(a.file, sink);
+      read_file(a.file, a.first_bytes, sink);
     }
     verifier.finish();
     report["ok"] = verifier.ok();
@@ -337,6 +378,7 @@ int run(const Arguments& a) {
     report["violations"] = verifier.shown();
   }
   report["statistics"] = to_json(stats);
+  if (a.series_ms != 0) report["series"] = series(log, a.window, a.series_ms * 1000);
   if (a.json) {
     std::cout << report.dump(2) << '\n';
   } else {
