@@ -145,6 +145,16 @@ Outcome<std::uint64_t> patience_of(const std::string& word) {
                      fmt::format("Give whole seconds from 1 to {}.", kMost));
 }
 
+Outcome<std::uint64_t> max_pause_of(const std::string& word) {
+  constexpr double kLeastS = 0.5;
+  constexpr double kMostS = 60;
+  const bool digits = !word.empty() && word.find_first_not_of("0123456789.") == std::string::npos;
+  const double seconds = digits ? std::strtod(word.c_str(), nullptr) : 0;
+  if (seconds >= kLeastS && seconds <= kMostS) return static_cast<std::uint64_t>(seconds * 1000);
+  return usage_error(fmt::format("'--max-pause' is given '{}'", word),
+                     fmt::format("Give seconds from {} to {}.", kLeastS, kMostS));
+}
+
 // An empty value is never meant: a script's variable was empty. Nor is another option's name: a value was
 // forgotten, and Boost.Program_options takes the next word for it.
 Outcome<bool> check_values(const po::variables_map& values, const po::options_description& known) {
@@ -178,11 +188,15 @@ Outcome<HostOptions> host_of(const po::variables_map& values) {
   host.state_dir =
       absolute(text_of(values, "state-dir", from_environment("POOLSHIFT_STATE_DIR", "/var/lib/poolshift")));
   host.log_file = absolute(text_of(values, "log-file"));
+  host.overlay_dir = absolute(from_environment("POOLSHIFT_OVERLAY_DIR", ""));
+  host.guardian = absolute(from_environment("POOLSHIFT_GUARDIAN", ""));
   host.verbose = flag_of(values, "verbose");
-  for (const auto* value : {&host.connect, &host.ceph_conf, &host.state_dir}) {
+  for (const auto* value : {&host.connect, &host.ceph_conf, &host.state_dir, &host.overlay_dir, &host.guardian}) {
     if (!is_utf8(*value)) {
-      return usage_error("one of LIBVIRT_DEFAULT_URI, CEPH_CONF and POOLSHIFT_STATE_DIR is not UTF-8",
-                         "Set it to UTF-8 text, or give the option.");
+      return usage_error(
+          "one of LIBVIRT_DEFAULT_URI, CEPH_CONF, POOLSHIFT_STATE_DIR, POOLSHIFT_OVERLAY_DIR and POOLSHIFT_GUARDIAN is "
+          "not UTF-8",
+          "Set it to UTF-8 text, or give the option.");
     }
   }
   if (given(values, "patience")) {
@@ -209,10 +223,20 @@ Outcome<RequestOptions> request_of(const Command& command, const po::variables_m
                          text_of(values, "from"),
                          flag_of(values, "create"),
                          "",
-                         ""};
+                         "",
+                         "",
+                         std::nullopt};
   const auto engine = choice_of(values, "engine", {"auto", "mirror", "handover"});
   if (!engine) return engine.failure();
   request.engine = *engine;
+  const auto hydrate = choice_of(values, "hydrate", {"auto", "offload", "flatten"});
+  if (!hydrate) return hydrate.failure();
+  request.hydrate = *hydrate;
+  if (given(values, "max-pause")) {
+    const auto max_pause_ms = max_pause_of(text_of(values, "max-pause"));
+    if (!max_pause_ms) return max_pause_ms.failure();
+    request.max_pause_ms = *max_pause_ms;
+  }
   const auto source = choice_of(values, "source", {"keep", "trash"});
   if (!source) return source.failure();
   request.source_after = *source;
@@ -298,6 +322,10 @@ po::options_description request_options() {
   add("from", text("POOL[/NAMESPACE]/IMAGE"), "refuse if the disk is not on this image");
   add("create", po::bool_switch(), "create the target, like the source, if it does not exist");
   add("engine", text("auto|mirror|handover"), "how to move it (default: auto)");
+  add("hydrate", text("auto|offload|flatten"),
+      "how a handover's target gets its data: the OSDs copy it, or the guest's QEMU does (default: auto)");
+  add("max-pause", text("SECONDS"),
+      "when a handover has paused the guest for so long it runs again and the swap is undone (default: 3)");
   add("bandwidth", text("BYTES_PER_S[K|M|G]"), "copy at most so fast; 0 is no limit (default: 0)");
   add("source", text("keep|trash"), "what becomes of the source's image after the swap (default: keep)");
   add("dry-run", po::bool_switch(), "only print the checks and the plan, change nothing");
@@ -348,6 +376,8 @@ Document host_document(const HostOptions& options) {
                        {"log_file", options.log_file.empty() && options.verbose ? "-" : options.log_file},
                        {"log_level", options.verbose ? "debug" : "info"},
                        {"owns_process", true}};
+  if (!options.overlay_dir.empty()) document["overlay_dir"] = options.overlay_dir;
+  if (!options.guardian.empty()) document["guardian"] = options.guardian;
   if (options.patience_s) document["patience_s"] = *options.patience_s;
   return document;
 }
@@ -360,8 +390,10 @@ Document request_document(const Options& options) {
                        {"target", request.target},
                        {"create", request.create},
                        {"engine", request.engine},
+                       {"hydrate", request.hydrate},
                        {"bandwidth_bytes_per_s", options.bandwidth_bytes_per_s.value_or(0)},
                        {"source_after", request.source_after}};
+  if (request.max_pause_ms) document["max_pause_ms"] = *request.max_pause_ms;
   if (!request.source.empty()) document["source"] = request.source;
   return document;
 }

@@ -20,6 +20,8 @@ struct HostOptions {
   std::string state_dir;
   std::string ceph_conf;
   std::string log_file;
+  std::string overlay_dir;  // empty: the library's default
+  std::string guardian;     // likewise
   bool verbose = false;
   std::optional<std::uint64_t> patience_s;
   std::string as_given;  // " --state-dir /x": what a command that we advise has to be given as well
@@ -32,7 +34,9 @@ struct RequestOptions {
   std::string source;  // empty: whatever the disk is on
   bool create = false;
   std::string engine;
+  std::string hydrate;
   std::string source_after;
+  std::optional<std::uint64_t> max_pause_ms;
 };
 
 struct Options {

@@ -61,7 +61,7 @@ std::string bytes_or_unknown(const Document& report, const char* key) {
 std::string times_of(const Document& report) {
   const auto& seconds = part_at(report, "seconds");
   std::string parts;
-  for (const char* phase : {"validate", "prepare", "copy", "pivot", "retire", "undo"}) {
+  for (const char* phase : {"validate", "prepare", "copy", "pivot", "hydrate", "retire", "undo"}) {
     const auto took = number_at(seconds, phase);
     if (!took || *took <= 0) continue;
     parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", phase, format_seconds(*took));
@@ -86,13 +86,20 @@ void add_notes(Lines& lines, const Document& report) {
   }
 }
 
+std::string way_of(const Document& report) {
+  const auto method = text_at(part_at(report, "hydration"), "method");
+  if (method == "offload") return "copied by the OSDs";
+  if (method == "flatten") return "copied by QEMU";
+  return "gone through";
+}
+
 void add_done(Lines& lines, const Document& report) {
   lines.head("done", what_of(report));
   lines.add(fmt::format("job {}, engine {}, {}", or_unknown(text_at(report, "job")),
                         or_unknown(text_at(report, "engine")), times_of(report)));
-  lines.add(fmt::format("{} gone through; the target uses {} of {}, the source used {}",
-                        bytes_or_unknown(report, "copied"), bytes_or_unknown(report, "target_used"),
-                        bytes_or_unknown(report, "virtual"), bytes_or_unknown(report, "source_used")));
+  lines.add(fmt::format("{} {}; the target uses {} of {}, the source used {}", bytes_or_unknown(report, "copied"),
+                        way_of(report), bytes_or_unknown(report, "target_used"), bytes_or_unknown(report, "virtual"),
+                        bytes_or_unknown(report, "source_used")));
   add_pause(lines, report);
   if (const auto how = text_at(report, "convergence"); !how.empty()) lines.add("convergence: " + how);
 }
@@ -130,6 +137,9 @@ std::string plan_text(const Document& report) {
   lines.head("plan");
   const auto reason = text_at(plan, "engine_reason");
   lines.add(fmt::format("engine {}{}{}", or_unknown(text_at(plan, "engine")), reason.empty() ? "" : ": ", reason));
+  if (const auto& hydration = part_at(plan, "hydration"); hydration.is_object()) {
+    lines.add(fmt::format("hydration by {}: {}", text_at(hydration, "method"), text_at(hydration, "reason")));
+  }
   const auto size = number_at(plan, "target_bytes_after");
   lines.add(fmt::format("{} {}{}", text_at(report, "target"),
                         true_at(plan, "creates_target") ? "is created" : "exists and is used",

@@ -94,7 +94,8 @@ char* poolshift_capabilities(void) {
     give(&text, {{"schema", 1},
                  {"version", kVersion},
                  {"abi", poolshift_abi_version()},
-                 {"engines", {"mirror"}},
+                 {"engines", {"mirror", "handover"}},
+                 {"hydrations", {"offload", "flatten"}},
                  {"request_schema", {1}},
                  {"journal_schema", {1}}});
     return POOLSHIFT_OK;

@@ -6,6 +6,7 @@
 
 #include "base/json_reader.h"
 #include "base/log.h"
+#include "base/paths.h"
 
 namespace poolshift {
 
@@ -49,6 +50,8 @@ Result<HostOptions> parse_host_options(const char* text) {
   JsonReader reader(text, "host options", kMaxRequestBytes);
   options.connect_uri = reader.text("connect", 4096, options.connect_uri);
   options.state_dir = reader.text("state_dir", 4096, options.state_dir);
+  options.overlay_dir = reader.text("overlay_dir", 4096);
+  options.guardian = reader.text("guardian", 4096);
   options.ceph_conf = reader.text("ceph_conf", 4096);
   options.log_file = reader.text("log_file", 4096);
   options.log_level =
@@ -57,6 +60,9 @@ Result<HostOptions> parse_host_options(const char* text) {
   options.owns_process = reader.boolean("owns_process", false);
   if (options.state_dir.empty() || options.state_dir.front() != '/') {
     reader.fail("state_dir", fmt::format("is '{}'", options.state_dir), "Give an absolute path.");
+  }
+  for (const auto& [key, path] : {std::pair{"overlay_dir", options.overlay_dir}, {"guardian", options.guardian}}) {
+    if (!path.empty() && path.front() != '/') reader.fail(key, fmt::format("is '{}'", path), "Give an absolute path.");
   }
   POOLSHIFT_TRY(reader.finish());
   return options;
@@ -80,7 +86,10 @@ void LocalJob::finish(poolshift_result result, json report) {
 }
 
 Host::Host(HostOptions options, HostPorts ports)
-    : options_(std::move(options)), ports_(std::move(ports)), store_(*ports_.system, options_.state_dir) {}
+    : options_(std::move(options)), ports_(std::move(ports)), store_(*ports_.system, options_.state_dir) {
+  if (options_.overlay_dir.empty()) options_.overlay_dir = options_.state_dir + "/overlays";
+  if (options_.guardian.empty()) options_.guardian = kGuardianPath;
+}
 
 Host::~Host() {
   const std::lock_guard lock(mutex_);
@@ -93,7 +102,7 @@ Status Host::open() { return store_.open(); }
 Result<Validation> Host::validate_patiently(const SwapRequest& request, const std::atomic<bool>* leave) {
   const auto started_ms = ports_.system->monotonic_ms();
   for (;;) {
-    auto validation = validate(ports(), store_, request, {options_.ceph_conf});
+    auto validation = validate(ports(), store_, request, {options_.ceph_conf, options_.overlay_dir, options_.guardian});
     const auto waited_ms = ports_.system->monotonic_ms() - started_ms;
     if (validation) {
       validation->plan.seconds.validate = static_cast<double>(waited_ms) / 1000.0;
@@ -145,15 +154,19 @@ Host::Answer Host::carry_out_checked(LocalJob& job, const SwapRequest& request) 
   JobRecord record = validation->plan;
   record.job_id = job.id();
   record.started_wall_ms = record.changed_wall_ms = ports_.system->wall_clock_ms();
+  if (record.engine == kHandover) record.overlay_path = fmt::format("{}/{}.qcow2", options_.overlay_dir, job.id());
   auto journal = store_.create(record);
   if (!journal) return refusal(request, journal.error());
   if (const auto asked = job.asked(); asked.cancel || asked.bandwidth_bytes_per_s) {
     if (auto changed = store_.change_control(job.id(), asked); !changed) log().warn("{}", changed.error().message);
   }
   Swap swap(ports(), store_, std::move(*journal), std::move(record), job.leave());
+  swap.guardian_setup = guardian_setup();
   swap.counters_before = Swap::CountersBefore{validation->counters, validation->counters_ms};
   return end_of(swap, run(swap, Entry::fresh, {options_.patience_ms}));
 }
+
+GuardianSetup Host::guardian_setup() const { return {options_.guardian, options_.connect_uri, options_.log_file}; }
 
 Host::Answer Host::end_of(const Swap& swap, const Status& status) const {
   if (has_ended(swap.record.phase)) const_cast<JobStore&>(store_).drop_volatile(swap.record.job_id);
@@ -228,6 +241,7 @@ Result<Host::Answer> Host::recover_one(const std::string& job_id) {
   }
   const std::atomic<bool> never_left{false};
   Swap swap(ports(), store_, std::move(opened->journal), std::move(opened->record), never_left);
+  swap.guardian_setup = guardian_setup();
   auto answer = end_of(swap, run(swap, Entry::take_up, {options_.patience_ms}));
   // Undone or cancelled is how this job ended, not a failure of recovering it.
   if (answer.result != POOLSHIFT_HELD) answer.result = POOLSHIFT_OK;

@@ -21,6 +21,8 @@ namespace poolshift {
 struct HostOptions {
   std::string connect_uri = "qemu:///system";
   std::string state_dir = "/var/lib/poolshift";
+  std::string overlay_dir;  // empty: the state folder's "overlays"
+  std::string guardian;     // program; empty: where it is installed
   std::string ceph_conf;
   std::string log_file;
   std::string log_level = "info";
@@ -106,6 +108,7 @@ class Host {
   Result<std::vector<JobStore::Seen>> seen_jobs(nlohmann::json* damaged);
   // Validates, waiting for libvirt and the cluster as long as `patience_ms` allows.
   Result<Validation> validate_patiently(const SwapRequest& request, const std::atomic<bool>* leave);
+  GuardianSetup guardian_setup() const;
   Answer end_of(const Swap& swap, const Status& status) const;
 
   HostOptions options_;

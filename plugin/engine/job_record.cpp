@@ -56,8 +56,8 @@ static void from_json(const json& in, ImageSpec& spec) {
 
 static void to_json(json& out, const PhaseSeconds& seconds) {
   out = {{"validate", seconds.validate}, {"prepare", seconds.prepare}, {"copy", seconds.copy},
-         {"pivot", seconds.pivot},       {"retire", seconds.retire},   {"undo", seconds.undo},
-         {"pause", seconds.pause}};
+         {"pivot", seconds.pivot},       {"hydrate", seconds.hydrate}, {"retire", seconds.retire},
+         {"undo", seconds.undo},         {"pause", seconds.pause},     {"snapshot", seconds.snapshot}};
 }
 
 static void from_json(const json& in, PhaseSeconds& seconds) {
@@ -68,7 +68,11 @@ static void from_json(const json& in, PhaseSeconds& seconds) {
   in.at("retire").get_to(seconds.retire);
   in.at("undo").get_to(seconds.undo);
   in.at("pause").get_to(seconds.pause);
+  seconds.hydrate = in.value("hydrate", 0.0);
+  seconds.snapshot = in.value("snapshot", 0.0);
 }
+
+std::string_view name_of(Hydration hydration) { return hydration == Hydration::offload ? "offload" : "flatten"; }
 
 std::string_view name_of(Check::Outcome outcome) {
   switch (outcome) {
@@ -117,9 +121,11 @@ GuestOn usual_guest_on(Phase phase) {
   switch (phase) {
     case Phase::prepare:
     case Phase::copy:
+    case Phase::pause:
     case Phase::undo:
     case Phase::undone:
     case Phase::held_on_source: return GuestOn::source;
+    case Phase::hydrate:
     case Phase::retire:
     case Phase::done:
     case Phase::held_on_target: return GuestOn::target;
@@ -145,12 +151,19 @@ void to_json(json& out, const JobRecord& record) {
          {"bandwidth_bytes_per_s", record.bandwidth_bytes_per_s},
          {"source_after", record.source_after == SourceAfter::trash ? "trash" : "keep"},
          {"create_target", record.create_target},
+         {"hydration", name_of(record.hydration)},
+         {"hydration_reason", record.hydration_reason},
+         {"max_pause_ms", record.max_pause_ms},
+         {"overlay_path", record.overlay_path},
+         {"overlay_bytes", record.overlay_bytes},
          {"source_watcher", record.source_watcher},
          {"source_size_bytes", record.source_size_bytes},
          {"source_used_bytes", record.source_used_bytes},
          {"source_unmaps", record.source_unmaps},
          {"checks", to_json(record.checks)},
          {"copy_started", record.copy_started},
+         {"resume_guest", record.resume_guest},
+         {"overlay_committed", record.overlay_committed},
          {"convergence", record.convergence},
          {"copied_bytes", record.copied_bytes},
          {"target_used_bytes", record.target_used_bytes},
@@ -200,6 +213,14 @@ static JobRecord parse_record(const json& in) {
   const auto source_after = in.at("source_after").get<std::string>();
   record.source_after = source_after == "trash" ? SourceAfter::trash : SourceAfter::keep;
   in.at("create_target").get_to(record.create_target);
+  // Records of the first format have no handover.
+  if (in.value("hydration", "flatten") == "offload") record.hydration = Hydration::offload;
+  record.hydration_reason = in.value("hydration_reason", "");
+  record.max_pause_ms = in.value("max_pause_ms", std::int64_t{0});
+  record.overlay_path = in.value("overlay_path", "");
+  record.overlay_bytes = in.value("overlay_bytes", std::uint64_t{0});
+  record.resume_guest = in.value("resume_guest", false);
+  record.overlay_committed = in.value("overlay_committed", false);
   in.at("source_watcher").get_to(record.source_watcher);
   in.at("source_size_bytes").get_to(record.source_size_bytes);
   in.at("source_used_bytes").get_to(record.source_used_bytes);

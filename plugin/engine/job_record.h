@@ -16,6 +16,10 @@
 namespace poolshift {
 
 enum class SourceAfter { keep, trash };
+// How a handover's target gets its data: the OSDs copy objects among themselves, or librbd inside the guest's QEMU
+// does.
+enum class Hydration { offload, flatten };
+std::string_view name_of(Hydration hydration);
 enum class GuestOn { source, target, unknown };
 
 constexpr std::string_view name_of(GuestOn where) {
@@ -39,9 +43,13 @@ std::string_view name_of(Check::Outcome outcome);
 
 // Seconds that each phase took; they grow when a phase is entered again after a crash.
 struct PhaseSeconds {
-  double validate = 0, prepare = 0, copy = 0, pivot = 0, retire = 0, undo = 0;
-  double pause = 0;  // the guest was suspended by us
+  double validate = 0, prepare = 0, copy = 0, pivot = 0, hydrate = 0, retire = 0, undo = 0;  // pivot: `pause` too
+  double pause = 0;     // the guest was suspended by us; part of `pivot`
+  double snapshot = 0;  // of that, until the cluster had made the snapshot
 };
+
+inline constexpr const char* kMirror = "mirror";
+inline constexpr const char* kHandover = "handover";
 
 struct JobRecord {
   std::string job_id;
@@ -59,11 +67,16 @@ struct JobRecord {
   ImageName target;
   ClusterAccess source_access;
   ClusterAccess target_access;
-  std::string engine = "mirror";
+  std::string engine = kMirror;
   std::string engine_reason;
   std::uint64_t bandwidth_bytes_per_s = 0;
   SourceAfter source_after = SourceAfter::keep;
   bool create_target = false;
+  Hydration hydration = Hydration::flatten;  // of a handover
+  std::string hydration_reason;
+  std::int64_t max_pause_ms = 0;    // when the guardian steps in
+  std::string overlay_path;         // file that is on the disk during the pause
+  std::uint64_t overlay_bytes = 0;  // its size as long as nothing was written to it
 
   // What validation found, needed to act, to undo and to prove.
   std::string source_watcher;  // address of the one client that had the source open: the guest's QEMU
@@ -75,6 +88,8 @@ struct JobRecord {
 
   // What was done.
   bool copy_started = false;                   // the target may hold data
+  bool resume_guest = false;                   // the guest ran, and we may have suspended it
+  bool overlay_committed = false;              // what the overlay held is on the source
   std::optional<WriteLimit> limit_to_restore;  // the guest's write limit before we lowered it
   std::string convergence = "none needed";
   std::uint64_t copied_bytes = 0;

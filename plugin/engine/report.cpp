@@ -59,8 +59,8 @@ static json common_of(const JobRecord& record) {
 
 json report_of(const JobRecord& record) {
   const auto& seconds = record.seconds;
-  const double total =
-      seconds.validate + seconds.prepare + seconds.copy + seconds.pivot + seconds.retire + seconds.undo;
+  const double total = seconds.validate + seconds.prepare + seconds.copy + seconds.pivot + seconds.hydrate +
+                       seconds.retire + seconds.undo;
   json out = common_of(record);
   out["state"] = state_of(record, false);
   out["engine_reason"] = record.engine_reason;
@@ -68,9 +68,15 @@ json report_of(const JobRecord& record) {
                   {"source_used", record.source_used_bytes},
                   {"target_used", record.target_used_bytes},
                   {"copied", record.copied_bytes}};
-  out["seconds"] = {
-      {"validate", seconds.validate}, {"prepare", seconds.prepare}, {"copy", seconds.copy},   {"pivot", seconds.pivot},
-      {"retire", seconds.retire},     {"undo", seconds.undo},       {"pause", seconds.pause}, {"total", total}};
+  out["seconds"] = {{"validate", seconds.validate}, {"prepare", seconds.prepare},
+                    {"copy", seconds.copy},         {"pivot", seconds.pivot},
+                    {"hydrate", seconds.hydrate},   {"retire", seconds.retire},
+                    {"undo", seconds.undo},         {"pause", seconds.pause},
+                    {"snapshot", seconds.snapshot}, {"total", total}};
+  out["hydration"] = nullptr;
+  if (record.engine == kHandover) {
+    out["hydration"] = {{"method", name_of(record.hydration)}, {"reason", record.hydration_reason}};
+  }
   out["convergence"] = record.convergence;
   out["sparsified"] = record.sparsified;
   out["notes"] = record.notes;
@@ -116,6 +122,7 @@ json report_of(const Validation& validation) {
   if (!refused) {
     out["plan"] = {{"engine", validation.plan.engine},
                    {"engine_reason", validation.plan.engine_reason},
+                   {"hydration", out["hydration"]},
                    {"creates_target", validation.plan.create_target},
                    {"target_bytes_after", validation.plan.target_spec.size_bytes},
                    {"source_after", validation.plan.source_after == SourceAfter::trash ? "trash" : "keep"},

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "flow/flow.h"
+#include "flow/handover.h"
 #include "flow/write_limit.h"
 
 namespace poolshift {
@@ -14,12 +15,15 @@ namespace {
 
 constexpr std::int64_t kFirstBackoffMs = 100;
 constexpr std::int64_t kLastBackoffMs = 2'000;
+constexpr std::int64_t kBringBackMs = 60'000;
 
 Result<Phase> run_step(Swap& swap) {
   switch (swap.record.phase) {
     case Phase::prepare: return prepare(swap);
     case Phase::copy: return copy_mirror(swap);
+    case Phase::pause: return pause(swap);
     case Phase::pivot: return pivot(swap);
+    case Phase::hydrate: return hydrate(swap);
     case Phase::retire: return retire(swap);
     case Phase::undo: return undo(swap);
     default: break;
@@ -31,7 +35,9 @@ double* seconds_of(JobRecord& record) {
   switch (record.phase) {
     case Phase::prepare: return &record.seconds.prepare;
     case Phase::copy: return &record.seconds.copy;
+    case Phase::pause:
     case Phase::pivot: return &record.seconds.pivot;
+    case Phase::hydrate: return &record.seconds.hydrate;
     case Phase::retire: return &record.seconds.retire;
     case Phase::undo: return &record.seconds.undo;
     default: return nullptr;
@@ -40,7 +46,9 @@ double* seconds_of(JobRecord& record) {
 
 // Where a job is parked that cannot go on in this phase.
 Phase parked(Phase phase) {
+  if (is_held(phase)) return phase;
   switch (phase) {
+    case Phase::hydrate:
     case Phase::retire: return Phase::held_on_target;
     case Phase::pivot: return Phase::held_unknown;
     default: return Phase::held_on_source;
@@ -65,6 +73,10 @@ Status move_to(Swap& swap, Phase next) {
 Status hold(Swap& swap, Phase held, GuestOn guest_on, const Error& reason) {
   swap.record.error = reason;
   log().error("job {}: held: {}", swap.record.job_id, reason.message);
+  // Where this cannot be done the guardian goes on trying.
+  if (swap.record.resume_guest) {
+    if (auto back = bring_guest_back(swap, 0); !back) log().error("{}", back.error().message);
+  }
   if (swap.record.phase != held) POOLSHIFT_TRY(move_to(swap, held));
   swap.record.guest_on = guest_on;
   return swap.save();
@@ -88,6 +100,10 @@ class Runner {
   Status take_up() {
     JobRecord& record = swap_.record;
     const Phase phase = is_held(record.phase) ? record.resume_phase : record.phase;
+    // Whoever suspended the guest is gone, and its guardian may be too.
+    if (record.resume_guest) {
+      if (auto back = bring_guest_back(swap_, kBringBackMs); !back) return after_failure(back.error());
+    }
     const auto facts = observe(swap_);
     if (!facts) return after_failure(facts.error());
     const Verdict verdict = decide(phase, *facts);
@@ -137,7 +153,7 @@ class Runner {
     if (error.code == ErrorCode::unreachable) return wait_and_look_again(error);
     log().warn("job {}: {} failed: {}", record.job_id, name_of(record.phase), error.message);
     if (!record.error) record.error = error;
-    if (record.phase == Phase::prepare || record.phase == Phase::copy) {
+    if (record.phase == Phase::prepare || record.phase == Phase::copy || record.phase == Phase::pause) {
       look_next_ = true;
       return move_to(swap_, Phase::undo);
     }
@@ -150,8 +166,9 @@ class Runner {
     const auto facts = observe(swap_);
     if (!facts) return after_failure(facts.error());
     const Verdict verdict = decide(Phase::pivot, *facts);
-    if (verdict.next == Phase::retire) swap_.record.error.reset();
-    if (verdict.next == Phase::retire || verdict.next == Phase::undo) return move_to(swap_, verdict.next);
+    const bool is_on_target = verdict.next == Phase::retire || verdict.next == Phase::hydrate;
+    if (is_on_target) swap_.record.error.reset();
+    if (is_on_target || verdict.next == Phase::undo) return move_to(swap_, verdict.next);
     stopped_ = true;
     POOLSHIFT_TRY(restore_write_limit(swap_));
     if (verdict.next == Phase::copy) return hold(swap_, Phase::held_on_source, GuestOn::source, error);
@@ -167,7 +184,7 @@ class Runner {
     }
     if (system.monotonic_ms() - unreachable_since_ms_ >= options_.patience_ms) {
       stopped_ = true;
-      const Phase held = is_held(swap_.record.phase) ? swap_.record.phase : parked(swap_.record.phase);
+      const Phase held = parked(swap_.record.phase);
       return hold(swap_, held, usual_guest_on(held), error);
     }
     swap_.disconnect();
@@ -189,6 +206,9 @@ class Runner {
 }  // namespace
 
 Status run(Swap& swap, Entry entry, const RunOptions& options) {
+  if (entry == Entry::take_up && usual_guest_on(swap.record.phase) == GuestOn::target) {
+    POOLSHIFT_TRY(swap.forget_cancel());  // it was held as asked; now it is to go on
+  }
   return Runner(swap, options).run(entry == Entry::take_up);
 }
 

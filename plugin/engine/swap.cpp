@@ -6,7 +6,8 @@ namespace poolshift {
 
 namespace {
 constexpr std::int64_t kProgressEveryMs = 300;
-}
+constexpr std::int64_t kPauseLockEveryMs = 50;
+}  // namespace
 
 Swap::Swap(Ports ports_in, JobStore& store, JournalWriter journal, JobRecord record_in, const std::atomic<bool>& leave)
     : ports(ports_in), record(std::move(record_in)), store_(store), journal_(std::move(journal)), leave_(leave) {}
@@ -73,6 +74,49 @@ void Swap::show_progress(const Progress& progress) {
 
 double Swap::seconds_since(std::int64_t monotonic_ms) const {
   return static_cast<double>(ports.system.monotonic_ms() - monotonic_ms) / 1000.0;
+}
+
+Status Swap::take_pause_lock() {
+  for (;;) {
+    auto lock = store_.lock_pause();
+    if (lock) {
+      pause_lock_ = std::move(*lock);
+      return {};
+    }
+    if (lock.error().code != ErrorCode::busy) return lock.error();
+    show_progress({"waiting until another guest of this host runs again", 0, 0, 0, -1});
+    POOLSHIFT_TRY(stop_if_cancelled());
+    POOLSHIFT_TRY(wait_ms(kPauseLockEveryMs));
+  }
+}
+
+Status Swap::begin_pause(const GuardOrder& order) {
+  if (order.resume) {
+    auto guardian = ports.system.start_guardian(guardian_setup.program, to_text(order), *pause_lock_);
+    if (!guardian) return guardian.error();
+    guardian_ = std::move(*guardian);
+    POOLSHIFT_TRY(guardian_->begin());
+  }
+  pause_began_ms_ = ports.system.monotonic_ms();
+  return {};
+}
+
+Status Swap::still_ours() const {
+  if (!guardian_ || guardian_->stands_by()) return {};
+  return Error{
+      ErrorCode::failed,
+      fmt::format("the guardian stepped in: domain '{}' was paused for longer than {} ms, or the guardian died",
+                  record.domain_name, record.max_pause_ms),
+      "Look why the cluster or libvirtd was slow; then try again, with a longer --max-pause or --engine mirror."};
+}
+
+void Swap::end_pause() {
+  if (pause_began_ms_ >= 0 && record.resume_guest) record.seconds.pause += seconds_since(pause_began_ms_);
+  record.resume_guest = false;
+  pause_began_ms_ = -1;
+  if (guardian_) guardian_->stand_down();
+  guardian_.reset();
+  pause_lock_.reset();
 }
 
 Result<std::unique_ptr<Cluster>> connect_cluster(Ports ports, const ClusterAccess& access) {

@@ -9,6 +9,7 @@
 
 #include "base/result.h"
 #include "engine/job_record.h"
+#include "flow/guard.h"
 #include "journal/job_store.h"
 #include "ports/hypervisor.h"
 #include "ports/storage.h"
@@ -24,6 +25,13 @@ struct Ports {
 
 // With the key of the libvirt secret that `access` names, if it names one.
 Result<std::unique_ptr<Cluster>> connect_cluster(Ports ports, const ClusterAccess& access);
+
+// How a guardian is started.
+struct GuardianSetup {
+  std::string program = "poolshift-guardian";
+  std::string connect_uri;
+  std::string log_file;
+};
 
 class Swap {
  public:
@@ -64,6 +72,20 @@ class Swap {
     std::int64_t monotonic_ms = 0;
   };
   std::optional<CountersBefore> counters_before;
+  std::optional<DiskCounters> counters_at_pause;
+
+  // --- of a handover's pause (flow/pause.cpp)
+  GuardianSetup guardian_setup;
+  // Waits for its turn: one guest of this host is suspended at a time.
+  Status take_pause_lock();
+  // Starts the guardian and has it count from now on.
+  Status begin_pause(const GuardOrder& order);
+  // `failed` when the guardian has stepped in.
+  Status still_ours() const;
+  // The guest runs again.
+  void end_pause();
+  // What was asked for before the job was left has been done.
+  Status forget_cancel() { return store_.forget_cancel(record.job_id); }
 
  private:
   Result<Cluster*> connect(const ClusterAccess& access, std::unique_ptr<Cluster>& slot);
@@ -76,6 +98,9 @@ class Swap {
   std::int64_t progress_shown_ms_ = 0;
   std::string progress_step_;
   std::uint64_t waits_ = 0;
+  std::unique_ptr<FileLock> pause_lock_;
+  std::unique_ptr<Guardian> guardian_;
+  std::int64_t pause_began_ms_ = -1;
 };
 
 }  // namespace poolshift

@@ -60,18 +60,8 @@ class Follower {
                    "Look at libvirt's and QEMU's log of the domain, and at 'ceph health detail'."};
     }
     if (verdict.next != Phase::copy || !facts->copy_is_ready) return verdict.next;
-    POOLSHIFT_TRY(remember_who_has_the_source());
+    POOLSHIFT_TRY(remember_who_has_the_source(swap_));
     return Phase::pivot;
-  }
-
-  // For the proof, should the pivot fail, that the guest never left the source (recover.h).
-  Status remember_who_has_the_source() {
-    auto cluster = swap_.source_cluster();
-    if (!cluster) return cluster.error();
-    auto source = (*cluster)->image(record_.source);
-    if (!source) return source.error();
-    record_.source_watcher = source->watchers.size() == 1 ? source->watchers.front() : "";
-    return {};
   }
 
   Status apply_bandwidth() {

@@ -3,13 +3,14 @@
 #include <fmt/core.h>
 
 #include "flow/flow.h"
+#include "flow/handover.h"
 
 namespace poolshift {
 
 namespace {
 
 constexpr int kAttempts = 3;
-constexpr std::int64_t kLookEveryMs = 20;
+constexpr std::int64_t kLookEveryMs = 5;  // of a handover the guest waits for this
 constexpr std::int64_t kAttemptMs = 10'000;
 
 // Until libvirt has made up its mind, or the attempt's time is over.
@@ -19,10 +20,21 @@ Result<Phase> wait_for_switch(Swap& swap) {
     const auto facts = observe(swap);
     if (!facts) return facts.error();
     const Verdict verdict = decide(Phase::pivot, *facts);
-    if (verdict.next != Phase::pivot && verdict.next != Phase::copy) return verdict.next;
+    const bool is_undecided = facts->copy == Facts::Copy::ours || facts->copy == Facts::Copy::ours_pivoting;
+    if (!is_undecided) return verdict.next;
     if (swap.ports.system.monotonic_ms() >= deadline_ms) return verdict.next;
     POOLSHIFT_TRY(swap.wait_ms(kLookEveryMs));
   }
+}
+
+// libvirt has recorded the switch in the definition as well, or is told to; then the guest of a handover runs again.
+Status let_it_run_on_target(Swap& swap) {
+  const JobRecord& record = swap.record;
+  if (record.engine != kHandover) return {};
+  POOLSHIFT_TRY(point_definition_at(swap, record.target, record.target_access));
+  if (record.resume_guest) POOLSHIFT_TRY(swap.ports.hypervisor.resume(record.domain_uuid));
+  swap.end_pause();
+  return {};
 }
 
 }  // namespace
@@ -41,8 +53,12 @@ Result<Phase> pivot(Swap& swap) {
     }
     const auto next = wait_for_switch(swap);
     if (!next) return next.error();
-    if (*next == Phase::retire) return Phase::retire;
+    if (*next == Phase::retire || *next == Phase::hydrate) {
+      POOLSHIFT_TRY(let_it_run_on_target(swap));
+      return *next;
+    }
     if (*next != Phase::copy && *next != Phase::pivot) break;
+    POOLSHIFT_TRY(swap.still_ours());
   }
   return last_error;
 }

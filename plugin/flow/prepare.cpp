@@ -1,5 +1,6 @@
-// The target is created or tagged, and brought to the source's size: QEMU copies only between images of exactly the
-// same size. The guest's disk is not touched.
+// The target is made ready; the guest's disk is not touched. Mirror: it is created or tagged, and brought to the
+// source's size, because QEMU copies only between images of exactly the same size. Handover: an existing one is set
+// aside, because the clone takes its name.
 #include <fmt/core.h>
 
 #include "flow/flow.h"
@@ -29,24 +30,56 @@ Status verify_target(const JobRecord& record, Cluster& cluster) {
   return {};
 }
 
+// An image that is set aside keeps everything that it is, so that undo only has to give it its name back.
+Status set_target_aside(const JobRecord& record, Cluster& cluster) {
+  const ImageName aside = staging_name(record);
+  POOLSHIFT_TRY(cluster.set_metadata(record.target, kJobKey, record.job_id));
+  const auto target = cluster.image(record.target);
+  if (!target) return target.error();
+  const auto used = cluster.used_bytes(record.target);
+  if (!used) return used.error();
+  if (!target->watchers.empty() || *used != 0) {
+    return Error{ErrorCode::busy,
+                 fmt::format("target {} came into use while it was made ready", to_string(record.target)),
+                 "Find out who uses it, or choose another target."};
+  }
+  return cluster.rename_image(record.target, aside);
+}
+
+Status prepare_handover(Swap& swap, Cluster& cluster) {
+  JobRecord& record = swap.record;
+  auto& system = swap.ports.system;
+  if (!record.create_target) POOLSHIFT_TRY(set_target_aside(record, cluster));
+  POOLSHIFT_TRY(system.create_overlay(record.overlay_path, record.source_size_bytes));
+  const auto bytes = system.file_bytes(record.overlay_path);
+  if (!bytes) return bytes.error();
+  record.overlay_bytes = *bytes;
+  return {};
+}
+
+Status prepare_mirror(Swap& swap, Cluster& cluster) {
+  const JobRecord& record = swap.record;
+  if (record.create_target) {
+    POOLSHIFT_TRY(create_target(record, cluster));
+  } else {
+    POOLSHIFT_TRY(cluster.set_metadata(record.target, kJobKey, record.job_id));
+  }
+  if (record.target_spec.size_bytes != record.source_size_bytes) {
+    POOLSHIFT_TRY(cluster.resize_image(record.target, record.source_size_bytes));
+  }
+  return verify_target(record, cluster);
+}
+
 }  // namespace
 
 Result<Phase> prepare(Swap& swap) {
-  const JobRecord& record = swap.record;
+  const bool is_handover = swap.record.engine == kHandover;
   swap.show_progress({"preparing the target", 0, 0, 0, -1});
   auto cluster = swap.target_cluster();
   if (!cluster) return cluster.error();
-  if (record.create_target) {
-    POOLSHIFT_TRY(create_target(record, **cluster));
-  } else {
-    POOLSHIFT_TRY((*cluster)->set_metadata(record.target, kJobKey, record.job_id));
-  }
-  if (record.target_spec.size_bytes != record.source_size_bytes) {
-    POOLSHIFT_TRY((*cluster)->resize_image(record.target, record.source_size_bytes));
-  }
-  POOLSHIFT_TRY(verify_target(record, **cluster));
+  POOLSHIFT_TRY(is_handover ? prepare_handover(swap, **cluster) : prepare_mirror(swap, **cluster));
   POOLSHIFT_TRY(swap.stop_if_cancelled());
-  return Phase::copy;
+  return is_handover ? Phase::pause : Phase::copy;
 }
 
 }  // namespace poolshift

@@ -3,6 +3,8 @@
 #include <initializer_list>
 #include <optional>
 
+#include "flow/handover.h"
+
 namespace poolshift {
 
 namespace {
@@ -19,12 +21,14 @@ struct Any {
   constexpr bool matches(T value) const { return !only || *only == value; }
 };
 
+enum class Only { always, mirror, handover, never_left, untouched };
+
 struct Row {
   Phase journal;
   Any<Guest> guest;
   Any<DiskOn> disk_on;
   Any<Copy> copy;
-  bool only_if_never_left;
+  Only only;
   Verdict verdict;
 };
 
@@ -32,163 +36,117 @@ constexpr auto kAnyGuest = Any<Guest>();
 constexpr auto kAnyDisk = Any<DiskOn>();
 constexpr auto kAnyCopy = Any<Copy>();
 
+// clang-format off
 constexpr Row kTable[] = {
-    {Phase::prepare,
-     kAnyGuest,
-     DiskOn::source,
-     Copy::none,
-     false,
-     {Phase::undo, GuestOn::source, "nothing was copied yet"}},
-    {Phase::prepare,
-     Guest::absent,
-     DiskOn::nowhere,
-     Copy::none,
-     false,
-     {Phase::undo, GuestOn::source, "the domain is gone, the source has all its writes"}},
-    {Phase::prepare,
-     kAnyGuest,
-     kAnyDisk,
-     kAnyCopy,
-     false,
-     {Phase::held_unknown, GuestOn::unknown, "somebody else works on this disk"}},
-
-    {Phase::copy,
-     Guest::active,
-     DiskOn::source,
-     Copy::ours,
-     false,
-     {Phase::copy, GuestOn::source, "the copy is running"}},
-    {Phase::copy,
-     Guest::active,
-     DiskOn::source,
-     Copy::ours_pivoting,
-     false,
-     {Phase::pivot, GuestOn::unknown, "somebody asked libvirt to pivot"}},
-    {Phase::copy,
-     Guest::active,
-     DiskOn::source,
-     Copy::none,
-     false,
-     {Phase::undo, GuestOn::source, "the copy ended without a pivot"}},
-    {Phase::copy,
-     Guest::active,
-     DiskOn::target,
-     Copy::none,
-     false,
-     {Phase::retire, GuestOn::target, "somebody pivoted a finished copy"}},
-    {Phase::copy,
-     Guest::inactive,
-     DiskOn::source,
-     Copy::none,
-     false,
-     {Phase::undo, GuestOn::source, "the guest stopped before the pivot"}},
-    {Phase::copy,
-     Guest::inactive,
-     DiskOn::target,
-     Copy::none,
-     false,
-     {Phase::retire, GuestOn::target, "somebody pivoted a finished copy"}},
-    {Phase::copy,
-     Guest::absent,
-     DiskOn::nowhere,
-     Copy::none,
-     false,
-     {Phase::undo, GuestOn::source, "the domain is gone, the source has all its writes"}},
-    {Phase::copy,
-     kAnyGuest,
-     kAnyDisk,
-     kAnyCopy,
-     false,
-     {Phase::held_unknown, GuestOn::unknown, "somebody else works on this disk"}},
-
-    {Phase::pivot,
-     Guest::active,
-     DiskOn::target,
-     Copy::none,
-     false,
-     {Phase::retire, GuestOn::target, "the guest is on the target"}},
-    {Phase::pivot,
-     Guest::active,
-     DiskOn::source,
-     Copy::ours_pivoting,
-     false,
-     {Phase::pivot, GuestOn::unknown, "libvirt is switching now"}},
-    {Phase::pivot,
-     Guest::active,
-     DiskOn::source,
-     Copy::ours,
-     false,
-     {Phase::copy, GuestOn::source, "the pivot did not happen, the copy goes on"}},
-    {Phase::pivot,
-     Guest::active,
-     DiskOn::source,
-     Copy::none,
-     true,
-     {Phase::undo, GuestOn::source, "the copy ended, the guest never left the source"}},
-    {Phase::pivot,
-     Guest::inactive,
-     DiskOn::target,
-     Copy::none,
-     false,
-     {Phase::retire, GuestOn::target, "libvirt recorded the pivot"}},
-    {Phase::pivot,
-     kAnyGuest,
-     kAnyDisk,
-     kAnyCopy,
-     false,
-     {Phase::held_unknown, GuestOn::unknown, "the guest may have written to either image"}},
-
-    {Phase::retire,
-     kAnyGuest,
-     DiskOn::target,
-     Copy::none,
-     false,
-     {Phase::retire, GuestOn::target, "the guest is on the target"}},
-    {Phase::retire,
-     Guest::absent,
-     DiskOn::nowhere,
-     Copy::none,
-     false,
-     {Phase::retire, GuestOn::target, "the domain is gone, the target has all its writes"}},
-    {Phase::retire,
-     kAnyGuest,
-     kAnyDisk,
-     kAnyCopy,
-     false,
-     {Phase::held_on_target, GuestOn::unknown, "the domain no longer names the target"}},
-
-    {Phase::undo,
-     kAnyGuest,
-     DiskOn::source,
-     Copy::none,
-     false,
-     {Phase::undo, GuestOn::source, "the guest is on the source"}},
-    {Phase::undo,
-     kAnyGuest,
-     DiskOn::source,
-     Copy::ours,
-     false,
-     {Phase::undo, GuestOn::source, "the guest is on the source"}},
-    {Phase::undo,
-     Guest::absent,
-     DiskOn::nowhere,
-     Copy::none,
-     false,
-     {Phase::undo, GuestOn::source, "the domain is gone, the source has all its writes"}},
-    {Phase::undo,
-     kAnyGuest,
-     kAnyDisk,
-     kAnyCopy,
-     false,
-     {Phase::held_unknown, GuestOn::unknown, "the disk is not on the source"}},
+    {Phase::prepare, kAnyGuest, DiskOn::source, Copy::none, Only::always, {Phase::undo, GuestOn::source, "nothing was copied yet"}},
+    {Phase::prepare, Guest::absent, DiskOn::nowhere, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the domain is gone, the source has all its writes"}},
+    {Phase::prepare, kAnyGuest, kAnyDisk, kAnyCopy, Only::always, {Phase::held_unknown, GuestOn::unknown, "somebody else works on this disk"}},
+    {Phase::copy, Guest::active, DiskOn::source, Copy::ours, Only::always, {Phase::copy, GuestOn::source, "the copy is running"}},
+    {Phase::copy, Guest::active, DiskOn::source, Copy::ours_pivoting, Only::always, {Phase::pivot, GuestOn::unknown, "somebody asked libvirt to pivot"}},
+    {Phase::copy, Guest::active, DiskOn::source, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the copy ended without a pivot"}},
+    {Phase::copy, Guest::active, DiskOn::target, Copy::none, Only::always, {Phase::retire, GuestOn::target, "somebody pivoted a finished copy"}},
+    {Phase::copy, Guest::inactive, DiskOn::source, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the guest stopped before the pivot"}},
+    {Phase::copy, Guest::inactive, DiskOn::target, Copy::none, Only::always, {Phase::retire, GuestOn::target, "somebody pivoted a finished copy"}},
+    {Phase::copy, Guest::absent, DiskOn::nowhere, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the domain is gone, the source has all its writes"}},
+    {Phase::copy, kAnyGuest, kAnyDisk, kAnyCopy, Only::always, {Phase::held_unknown, GuestOn::unknown, "somebody else works on this disk"}},
+    {Phase::pause, Guest::active, DiskOn::source, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the guest was not switched"}},
+    {Phase::pause, Guest::active, DiskOn::source, Copy::ours, Only::always, {Phase::undo, GuestOn::source, "the guest was not switched"}},
+    {Phase::pause, Guest::active, DiskOn::overlay, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the guest was not switched"}},
+    {Phase::pause, Guest::active, DiskOn::overlay, Copy::ours, Only::always, {Phase::undo, GuestOn::source, "the guest was not switched"}},
+    {Phase::pause, Guest::active, DiskOn::overlay, Copy::ours_pivoting, Only::always, {Phase::pivot, GuestOn::unknown, "somebody asked libvirt to pivot"}},
+    {Phase::pause, Guest::inactive, DiskOn::source, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the guest stopped before the switch"}},
+    {Phase::pause, Guest::inactive, DiskOn::overlay, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the guest stopped before the switch"}},
+    {Phase::pause, Guest::absent, DiskOn::nowhere, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the domain is gone, the source has all its writes"}},
+    {Phase::pause, kAnyGuest, kAnyDisk, kAnyCopy, Only::always, {Phase::held_unknown, GuestOn::unknown, "somebody else works on this disk"}},
+    {Phase::pivot, Guest::active, DiskOn::target, Copy::none, Only::mirror, {Phase::retire, GuestOn::target, "the guest is on the target"}},
+    {Phase::pivot, Guest::active, DiskOn::target, Copy::none, Only::handover, {Phase::hydrate, GuestOn::target, "the guest is on the target"}},
+    {Phase::pivot, Guest::active, DiskOn::source, Copy::ours_pivoting, Only::always, {Phase::pivot, GuestOn::unknown, "libvirt is switching now"}},
+    {Phase::pivot, Guest::active, DiskOn::overlay, Copy::ours_pivoting, Only::always, {Phase::pivot, GuestOn::unknown, "libvirt is switching now"}},
+    {Phase::pivot, Guest::active, DiskOn::source, Copy::ours, Only::mirror, {Phase::copy, GuestOn::source, "the pivot did not happen, the copy goes on"}},
+    {Phase::pivot, Guest::active, DiskOn::overlay, Copy::ours, Only::always, {Phase::undo, GuestOn::source, "the switch did not happen"}},
+    {Phase::pivot, Guest::active, DiskOn::source, Copy::none, Only::never_left, {Phase::undo, GuestOn::source, "the copy ended, the guest never left the source"}},
+    {Phase::pivot, Guest::active, DiskOn::overlay, Copy::none, Only::never_left, {Phase::undo, GuestOn::source, "the copy ended, the guest never left the source"}},
+    {Phase::pivot, Guest::inactive, DiskOn::target, Copy::none, Only::mirror, {Phase::retire, GuestOn::target, "libvirt recorded the pivot"}},
+    {Phase::pivot, Guest::inactive, DiskOn::target, Copy::none, Only::handover, {Phase::hydrate, GuestOn::target, "libvirt recorded the pivot"}},
+    {Phase::pivot, Guest::inactive, DiskOn::source, Copy::none, Only::untouched, {Phase::undo, GuestOn::source, "the guest never wrote to the target"}},
+    {Phase::pivot, Guest::inactive, DiskOn::overlay, Copy::none, Only::untouched, {Phase::undo, GuestOn::source, "the guest never wrote to the target"}},
+    {Phase::pivot, Guest::absent, DiskOn::nowhere, Copy::none, Only::untouched, {Phase::undo, GuestOn::source, "the guest never wrote to the target"}},
+    {Phase::pivot, kAnyGuest, kAnyDisk, kAnyCopy, Only::always, {Phase::held_unknown, GuestOn::unknown, "the guest may have written to either image"}},
+    {Phase::hydrate, kAnyGuest, DiskOn::target, Copy::none, Only::always, {Phase::hydrate, GuestOn::target, "the guest is on the target"}},
+    {Phase::hydrate, Guest::absent, DiskOn::nowhere, Copy::none, Only::always, {Phase::hydrate, GuestOn::target, "the domain is gone, the target has all its writes"}},
+    {Phase::hydrate, kAnyGuest, kAnyDisk, kAnyCopy, Only::always, {Phase::held_on_target, GuestOn::unknown, "the domain no longer names the target"}},
+    {Phase::retire, kAnyGuest, DiskOn::target, Copy::none, Only::always, {Phase::retire, GuestOn::target, "the guest is on the target"}},
+    {Phase::retire, Guest::absent, DiskOn::nowhere, Copy::none, Only::always, {Phase::retire, GuestOn::target, "the domain is gone, the target has all its writes"}},
+    {Phase::retire, kAnyGuest, kAnyDisk, kAnyCopy, Only::always, {Phase::held_on_target, GuestOn::unknown, "the domain no longer names the target"}},
+    {Phase::undo, kAnyGuest, DiskOn::source, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the guest is on the source"}},
+    {Phase::undo, kAnyGuest, DiskOn::source, Copy::ours, Only::always, {Phase::undo, GuestOn::source, "the guest is on the source"}},
+    {Phase::undo, kAnyGuest, DiskOn::overlay, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the guest is on the source"}},
+    {Phase::undo, kAnyGuest, DiskOn::overlay, Copy::ours, Only::always, {Phase::undo, GuestOn::source, "the guest is on the source"}},
+    {Phase::undo, Guest::absent, DiskOn::nowhere, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the domain is gone, the source has all its writes"}},
+    {Phase::undo, kAnyGuest, kAnyDisk, kAnyCopy, Only::always, {Phase::held_unknown, GuestOn::unknown, "the disk is not on the source"}},
 };
+// clang-format on
+
+bool holds(Only only, const Facts& facts) {
+  switch (only) {
+    case Only::always: return true;
+    case Only::mirror: return !facts.handover;
+    case Only::handover: return facts.handover;
+    case Only::never_left: return facts.never_left_source;
+    case Only::untouched: return facts.target_untouched;
+  }
+  return false;
+}
+
+Result<Facts> look_at_domain(Swap& swap) {
+  const JobRecord& record = swap.record;
+  Facts facts;
+  facts.handover = record.engine == kHandover;
+  const auto domain = swap.ports.hypervisor.find_domain(record.domain_uuid);
+  if (!domain && domain.error().code == ErrorCode::not_found) return facts;
+  if (!domain) return domain.error();
+  facts.guest = is_active(*domain) ? Guest::active : Guest::inactive;
+  const Disk* disk = domain->disk(record.disk);
+  if (disk == nullptr) return facts;
+  facts.disk_on = DiskOn::elsewhere;
+  if (disk->image == record.source) facts.disk_on = DiskOn::source;
+  if (disk->image == record.target) facts.disk_on = DiskOn::target;
+  if (!record.overlay_path.empty() && disk->file_path == record.overlay_path) facts.disk_on = DiskOn::overlay;
+  if (disk->other_block_job) facts.copy = Copy::foreign;
+  if (disk->mirror) {
+    facts.copy = disk->mirror->image == record.target ? Copy::ours : Copy::foreign;
+    if (facts.copy == Copy::ours && disk->mirror->pivoting) facts.copy = Copy::ours_pivoting;
+    facts.copy_is_ready = disk->mirror->ready;
+  }
+  return facts;
+}
+
+Result<bool> guest_never_left(Swap& swap) {
+  auto cluster = swap.source_cluster();
+  if (!cluster) return cluster.error();
+  const auto source = (*cluster)->image(swap.record.source);
+  if (!source && source.error().code == ErrorCode::unreachable) return source.error();
+  return source && !swap.record.source_watcher.empty() &&
+         source->watchers == std::vector<std::string>{swap.record.source_watcher};
+}
+
+Result<bool> target_is_untouched(Swap& swap) {
+  auto cluster = swap.target_cluster();
+  if (!cluster) return cluster.error();
+  const auto target = (*cluster)->image(swap.record.target);
+  if (!target && target.error().code == ErrorCode::unreachable) return target.error();
+  if (!target || target->parent != parent_of_our_clone(swap.record)) return false;
+  const auto has_data = (*cluster)->has_own_data(swap.record.target);
+  if (!has_data) return has_data.error();
+  return !*has_data;
+}
 
 }  // namespace
 
 Verdict decide(Phase phase, const Facts& facts) {
   for (const auto& row : kTable) {
     if (row.journal == phase && row.guest.matches(facts.guest) && row.disk_on.matches(facts.disk_on) &&
-        row.copy.matches(facts.copy) && (!row.only_if_never_left || facts.never_left_source)) {
+        row.copy.matches(facts.copy) && holds(row.only, facts)) {
       return row.verdict;
     }
   }
@@ -196,35 +154,28 @@ Verdict decide(Phase phase, const Facts& facts) {
 }
 
 Result<Facts> observe(Swap& swap) {
-  const JobRecord& record = swap.record;
-  Facts facts;
-  const auto domain = swap.ports.hypervisor.find_domain(record.domain_uuid);
-  if (!domain) {
-    if (domain.error().code == ErrorCode::not_found) return facts;
-    return domain.error();
-  }
-  facts.guest = is_active(*domain) ? Guest::active : Guest::inactive;
-  const Disk* disk = domain->disk(record.disk);
-  if (disk == nullptr) return facts;
-  facts.disk_on = DiskOn::elsewhere;
-  if (disk->image == record.source) facts.disk_on = DiskOn::source;
-  if (disk->image == record.target) facts.disk_on = DiskOn::target;
-  if (disk->other_block_job) facts.copy = Copy::foreign;
-  if (disk->mirror) {
-    facts.copy = disk->mirror->image == record.target ? Copy::ours : Copy::foreign;
-    if (facts.copy == Copy::ours && disk->mirror->pivoting) facts.copy = Copy::ours_pivoting;
-    facts.copy_is_ready = disk->mirror->ready;
-  }
-  const bool pivot_began = record.phase == Phase::pivot || record.resume_phase == Phase::pivot;
-  if (pivot_began && facts.disk_on == DiskOn::source && facts.copy == Copy::none) {
-    auto cluster = swap.source_cluster();
-    if (!cluster) return cluster.error();
-    auto source = (*cluster)->image(record.source);
-    if (!source && source.error().code == ErrorCode::unreachable) return source.error();
-    facts.never_left_source =
-        source && !record.source_watcher.empty() && source->watchers == std::vector<std::string>{record.source_watcher};
+  auto facts = look_at_domain(swap);
+  const bool pivot_began = swap.record.phase == Phase::pivot || swap.record.resume_phase == Phase::pivot;
+  if (!facts || !pivot_began || facts->copy != Copy::none || facts->disk_on == DiskOn::target) return facts;
+  if (facts->guest == Guest::active) {
+    const auto never_left = guest_never_left(swap);
+    if (!never_left) return never_left.error();
+    facts->never_left_source = *never_left;
+  } else if (facts->handover) {
+    const auto untouched = target_is_untouched(swap);
+    if (!untouched) return untouched.error();
+    facts->target_untouched = *untouched;
   }
   return facts;
+}
+
+Status remember_who_has_the_source(Swap& swap) {
+  auto cluster = swap.source_cluster();
+  if (!cluster) return cluster.error();
+  const auto source = (*cluster)->image(swap.record.source);
+  if (!source) return source.error();
+  swap.record.source_watcher = source->watchers.size() == 1 ? source->watchers.front() : "";
+  return {};
 }
 
 }  // namespace poolshift

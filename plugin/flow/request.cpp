@@ -1,5 +1,7 @@
 #include "flow/request.h"
 
+#include <fmt/core.h>
+
 #include <limits>
 
 #include "base/json_reader.h"
@@ -10,6 +12,8 @@ namespace {
 
 constexpr std::size_t kMaxNameBytes = 255;
 constexpr std::size_t kMaxImageNameBytes = 3 * kMaxNameBytes + 2;
+constexpr std::uint64_t kLeastPauseMs = 500;
+constexpr std::uint64_t kMostPauseMs = 60'000;
 constexpr std::uint64_t kMaxBandwidth = std::numeric_limits<std::int64_t>::max();
 
 ImageName image_name(JsonReader& reader, const std::string& key) {
@@ -47,6 +51,15 @@ Result<SwapRequest> parse_request(std::string_view text) {
   const auto engine = reader.one_of("engine", {"auto", "mirror", "handover"}, "auto");
   if (engine == "mirror") request.engine = Engine::mirror;
   if (engine == "handover") request.engine = Engine::handover;
+  const auto hydrate = reader.one_of("hydrate", {"auto", "offload", "flatten"}, "auto");
+  if (hydrate == "offload") request.hydration = Hydration::offload;
+  if (hydrate == "flatten") request.hydration = Hydration::flatten;
+  const auto max_pause_ms = reader.whole_number("max_pause_ms", kMostPauseMs, 3'000);
+  if (max_pause_ms < kLeastPauseMs) {
+    reader.fail("max_pause_ms", fmt::format("is {}", max_pause_ms),
+                fmt::format("Give {} to {}.", kLeastPauseMs, kMostPauseMs));
+  }
+  request.max_pause_ms = static_cast<std::int64_t>(max_pause_ms);
   request.bandwidth_bytes_per_s = reader.whole_number("bandwidth_bytes_per_s", kMaxBandwidth, 0);
   if (reader.one_of("source_after", {"keep", "trash"}, "keep") == "trash") request.source_after = SourceAfter::trash;
   if (reader.has("target_access")) request.target_access = cluster_access(reader);

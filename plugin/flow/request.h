@@ -22,6 +22,8 @@ struct SwapRequest {
   std::optional<ImageName> source;
   bool create = false;
   Engine engine = Engine::automatic;
+  std::optional<Hydration> hydration;  // empty: offload where the layout allows it
+  std::int64_t max_pause_ms = 3'000;
   std::uint64_t bandwidth_bytes_per_s = 0;
   SourceAfter source_after = SourceAfter::keep;
   std::optional<ClusterAccess> target_access;

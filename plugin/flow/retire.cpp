@@ -3,6 +3,8 @@
 #include <fmt/core.h>
 
 #include "flow/flow.h"
+#include "flow/handover.h"
+#include "flow/staging.h"
 #include "flow/tag.h"
 #include "flow/write_limit.h"
 
@@ -36,10 +38,11 @@ Status verify_persistent_definition(Swap& swap) {
   if (!domain && domain.error().code == ErrorCode::not_found) return {};
   if (!domain) return domain.error();
   for (const auto& disk : domain->persistent_disks) {
-    if (disk.image == record.source) {
+    const bool names_overlay = !record.overlay_path.empty() && disk.file_path == record.overlay_path;
+    if (disk.image == record.source || names_overlay) {
       return Error{ErrorCode::failed,
-                   fmt::format("the persistent definition of domain '{}' still names source {} for disk '{}'",
-                               record.domain_name, to_string(record.source), disk.target),
+                   fmt::format("the persistent definition of domain '{}' still names {} for disk '{}'",
+                               record.domain_name, disk.described_source, disk.target),
                    fmt::format("Change it to {} with 'virsh edit', then run 'poolshift recover {}'.",
                                to_string(record.target), record.job_id)};
     }
@@ -100,6 +103,22 @@ Status make_thin(Swap& swap, Cluster& cluster) {
   return {};
 }
 
+// What the switch needed, and the image that had the target's name before, which is empty.
+Status clean_up_after_handover(Swap& swap, Cluster& cluster) {
+  const JobRecord& record = swap.record;
+  POOLSHIFT_TRY(drop_overlay(swap, true));  // the copy that was switched to has merged it
+  auto source_cluster = swap.source_cluster();
+  if (!source_cluster) return source_cluster.error();
+  const auto removed = (*source_cluster)->remove_snapshot(record.source, snapshot_name(record));
+  if (!removed && removed.error().code != ErrorCode::not_found) return removed;
+  const ImageName aside = staging_name(record);
+  const auto image = cluster.image(aside);
+  if (!image && image.error().code == ErrorCode::not_found) return {};
+  if (!image) return image.error();
+  if (job_of(*image) != record.job_id) return {};
+  return cluster.move_to_trash(aside);
+}
+
 Status put_source_away(Swap& swap) {
   if (swap.record.source_after == SourceAfter::keep) return {};
   auto cluster = swap.source_cluster();
@@ -121,6 +140,7 @@ Result<Phase> retire(Swap& swap) {
   if (!cluster) return cluster.error();
   POOLSHIFT_TRY(grow_target(swap, **cluster));
   POOLSHIFT_TRY(make_thin(swap, **cluster));
+  if (swap.record.engine == kHandover) POOLSHIFT_TRY(clean_up_after_handover(swap, **cluster));
   POOLSHIFT_TRY(put_source_away(swap));
   POOLSHIFT_TRY((*cluster)->remove_metadata(swap.record.target, kJobKey));
   return Phase::done;

@@ -1,8 +1,10 @@
-// The guest is on the source and stays there: the copy is ended, the target is given back as it was. Nothing is
-// deleted: a target that may hold data of ours goes to the trash, and one that was not ours is made anew, empty.
+// The guest is on the source and stays there: the copy is ended, the target is given back as it was. No data is
+// deleted: a target that may hold data of ours goes to the trash, and one that was not ours is made anew, empty. A
+// handover's clone is removed when it has no data of its own; the target that was set aside gets its name back.
 #include <fmt/core.h>
 
 #include "flow/flow.h"
+#include "flow/handover.h"
 #include "flow/staging.h"
 #include "flow/tag.h"
 #include "flow/write_limit.h"
@@ -105,17 +107,58 @@ Status give_target_back(Swap& swap, Cluster& cluster) {
   return create_by_staging(cluster, record, record.target_spec);
 }
 
+// The guest runs on the source alone, and its definition says so.
+Status undo_switch(Swap& swap) {
+  const JobRecord& record = swap.record;
+  POOLSHIFT_TRY(bring_guest_back(swap, kCancelPatienceMs));
+  POOLSHIFT_TRY(end_copy(swap));
+  // Of a domain that is off the overlay must be empty before its definition may forget it.
+  POOLSHIFT_TRY(drop_overlay(swap, record.overlay_committed));
+  return point_definition_at(swap, record.source, record.source_access);
+}
+
+Status remove_clone(Swap& swap, Cluster& cluster) {
+  const JobRecord& record = swap.record;
+  const auto target = cluster.image(record.target);
+  if (!target && target.error().code != ErrorCode::not_found) return target.error();
+  if (target && target->parent == parent_of_our_clone(record)) {
+    POOLSHIFT_TRY(prove_unused(swap, cluster, record.target));
+    POOLSHIFT_TRY(cluster.remove_untouched_clone(record.target));
+  }
+  auto source_cluster = swap.source_cluster();
+  if (!source_cluster) return source_cluster.error();
+  return (*source_cluster)->remove_snapshot(record.source, snapshot_name(record));
+}
+
+Status give_name_back(Swap& swap, Cluster& cluster) {
+  const JobRecord& record = swap.record;
+  const ImageName aside = staging_name(record);
+  const auto image = cluster.image(aside);
+  if (!image && image.error().code != ErrorCode::not_found) return image.error();
+  if (image && job_of(*image) == record.job_id) POOLSHIFT_TRY(cluster.rename_image(aside, record.target));
+  const auto target = cluster.image(record.target);
+  if (!target && target.error().code == ErrorCode::not_found) return {};  // it was never there, or went elsewhere
+  if (!target) return target.error();
+  if (job_of(*target) != record.job_id) return {};
+  return cluster.remove_metadata(record.target, kJobKey);
+}
+
 }  // namespace
 
 Result<Phase> undo(Swap& swap) {
+  const JobRecord& record = swap.record;
+  const bool is_handover = record.engine == kHandover;
   swap.show_progress({"undoing", 0, 0, 0, -1});
   POOLSHIFT_TRY(restore_write_limit(swap));
-  POOLSHIFT_TRY(end_copy(swap));
+  POOLSHIFT_TRY(is_handover ? undo_switch(swap) : end_copy(swap));
   auto cluster = swap.target_cluster();
   if (!cluster) return cluster.error();
-  if (swap.record.create_target) {
-    POOLSHIFT_TRY(put_away(swap, **cluster, staging_name(swap.record)));
-    POOLSHIFT_TRY(put_away(swap, **cluster, swap.record.target));
+  if (is_handover) {
+    POOLSHIFT_TRY(remove_clone(swap, **cluster));
+    POOLSHIFT_TRY(give_name_back(swap, **cluster));
+  } else if (record.create_target) {
+    POOLSHIFT_TRY(put_away(swap, **cluster, staging_name(record)));
+    POOLSHIFT_TRY(put_away(swap, **cluster, record.target));
   } else {
     POOLSHIFT_TRY(give_target_back(swap, **cluster));
   }

@@ -42,8 +42,8 @@ class Validator {
   Result<Validation> run() {
     using Group = Status (Validator::*)();
     for (const Group group :
-         {&Validator::check_engine, &Validator::check_domain, &Validator::check_disk, &Validator::check_other_domains,
-          &Validator::check_clusters, &Validator::check_source, &Validator::check_target_pool, &Validator::check_target,
+         {&Validator::check_domain, &Validator::check_disk, &Validator::check_other_domains, &Validator::check_clusters,
+          &Validator::check_source, &Validator::check_target_pool, &Validator::check_target, &Validator::check_engine,
           &Validator::check_room, &Validator::check_open_jobs}) {
       POOLSHIFT_TRY((this->*group)());
       if (out_.refused()) break;
@@ -70,15 +70,98 @@ class Validator {
     return {};
   }
 
+  // A handover is the default where everything that it needs is given; where it was asked for, the lack is a refusal.
   Status check_engine() {
-    if (request_.engine == Engine::handover) {
-      refuse("engine", "engine 'handover' was asked for, and this version has only 'mirror'",
-             "Use --engine auto or mirror.");
-      return {};
+    JobRecord& plan = out_.plan;
+    plan.engine = kMirror;
+    plan.engine_reason = "asked for";
+    if (request_.engine == Engine::mirror) return {};
+    const bool asked_for = request_.engine == Engine::handover;
+    const auto obstacle = handover_obstacle();
+    if (!obstacle) return obstacle.error();
+    if (*obstacle && asked_for) {
+      refuse((*obstacle)->name.c_str(), (*obstacle)->found, (*obstacle)->advice);
+    } else if (*obstacle) {
+      warn((*obstacle)->name.c_str(), (*obstacle)->found, (*obstacle)->advice + " Engine mirror is used.");
+      plan.engine_reason = fmt::format("no handover ({}): {}", (*obstacle)->name, (*obstacle)->found);
+    } else {
+      plan.engine = kHandover;
+      plan.engine_reason = asked_for ? "asked for" : "everything that a handover needs is given";
+      plan.max_pause_ms = request_.max_pause_ms;
+      pass("handover",
+           fmt::format("the guest can be handed over; {} ({})",
+                       plan.hydration == Hydration::offload ? "the OSDs copy the data" : "QEMU copies the data",
+                       plan.hydration_reason));
     }
-    out_.plan.engine = "mirror";
-    out_.plan.engine_reason = request_.engine == Engine::mirror ? "asked for" : "the only engine of this version";
     return {};
+  }
+
+  // The first thing that stands in the way of a handover.
+  Result<std::optional<Check>> handover_obstacle() {
+    const auto obstacle = [](const char* name, std::string found, std::string advice) {
+      return std::optional(Check{name, Check::Outcome::warn, std::move(found), std::move(advice)});
+    };
+    const auto source_name = to_string(*disk_.image);
+    const auto target_name = to_string(request_.target);
+    const ImageSpec& target = out_.plan.target_spec;
+    if ((source_.spec.features & kFeatureLayering) == 0) {
+      return obstacle("handover_layering",
+                      fmt::format("source {} cannot be cloned: it has no feature layering", source_name),
+                      "Nothing can be done: layering cannot be added to an image.");
+    }
+    if ((target.features & kFeatureLayering) == 0) {
+      return obstacle("handover_layering",
+                      fmt::format("target {} cannot be a clone: it has no feature layering", target_name),
+                      "Create the target with the feature layering.");
+    }
+    if ((source_.spec.features & ~kKeptFeatures) != 0 || source_.mirroring) {
+      return obstacle("handover_features", fmt::format("source {} is mirrored or journaled", source_name),
+                      "Disable mirroring and journaling for the time of the swap.");
+    }
+    if (!source_.group.empty()) {
+      return obstacle("handover_group", fmt::format("source {} is in group {}", source_name, source_.group),
+                      "Take it out of the group.");
+    }
+    // QEMU reads what the target does not have yet from the source, as the target's user.
+    if (auto rights = target_cluster_->may_write(disk_.image->pool, disk_.image->rbd_namespace); !rights) {
+      if (rights.error().code == ErrorCode::unreachable) return rights.error();
+      return obstacle("handover_rights", rights.error().message,
+                      fmt::format("Give the target's user 'profile rbd' on pool '{}'.", disk_.image->pool));
+    }
+    if (auto folder = ports_.system.make_passable_folder(options_.overlay_dir); !folder) {
+      return obstacle("handover_overlay", folder.error().message, folder.error().advice);
+    }
+    if (auto guardian = ports_.system.file_bytes(options_.guardian); !guardian) {
+      return obstacle("handover_guardian", guardian.error().message, "Install PoolShift whole, or name its guardian.");
+    }
+    return layout_obstacle();
+  }
+
+  Result<std::optional<Check>> layout_obstacle() {
+    const ImageSpec& target = out_.plan.target_spec;
+    const bool is_striped = source_.spec.stripe_count > 1 || target.stripe_count > 1;
+    std::string why_flatten;
+    if (is_striped) why_flatten = "an image is striped";
+    if (source_.spec.order != target.order) why_flatten = "source and target have objects of different sizes";
+    JobRecord& plan = out_.plan;
+    plan.hydration = why_flatten.empty() ? Hydration::offload : Hydration::flatten;
+    plan.hydration_reason = why_flatten.empty() ? "source and target have the same layout" : why_flatten;
+    if (request_.hydration == Hydration::offload && !why_flatten.empty()) {
+      return std::optional(Check{"handover_layout", Check::Outcome::warn,
+                                 fmt::format("the OSDs cannot copy: {}", why_flatten),
+                                 "Use --hydrate auto or flatten, or a target with the source's layout."});
+    }
+    if (request_.hydration) {
+      plan.hydration = *request_.hydration;
+      plan.hydration_reason = "asked for";
+    }
+    if (plan.hydration == Hydration::flatten && request_.bandwidth_bytes_per_s != 0) {
+      return std::optional(
+          Check{"handover_bandwidth", Check::Outcome::warn,
+                fmt::format("a bandwidth was given, and flattening cannot be limited ({})", plan.hydration_reason),
+                "Leave out --bandwidth, or use --engine mirror."});
+    }
+    return std::optional<Check>();
   }
 
   Status check_domain() {
@@ -134,7 +217,7 @@ class Validator {
       refuse("overlay", fmt::format("{} has a backing file", where),
              "Commit it first with 'virsh blockcommit --active --pivot'.");
     }
-    if (disk_.mirror || disk_.other_block_job) {
+    if (disk_.mirror || disk_.commits || disk_.other_block_job) {
       refuse("block_job", fmt::format("{} has a block job already", where),
              "Wait for it, or end it with 'virsh blockjob --abort'.");
     }
@@ -452,9 +535,11 @@ class Validator {
     return {};
   }
 
-  // What the copy may take meanwhile: without unmap QEMU writes every zero (see docs/adr/0003-thin.md).
+  // What the copy may take meanwhile: without unmap QEMU writes every zero (see docs/adr/0003-thin.md). A clone gets
+  // only what the source has.
   Status check_room() {
-    const bool thick_meanwhile = !disk_.unmaps || (source_.spec.features & kFeatureFastDiff) == 0;
+    const bool thick_meanwhile =
+        out_.plan.engine == kMirror && (!disk_.unmaps || (source_.spec.features & kFeatureFastDiff) == 0);
     const auto least_bytes = source_used_bytes_ + std::max(source_used_bytes_ / 50, 64 * kMiB);
     const auto most_bytes = thick_meanwhile ? source_.spec.size_bytes : least_bytes;
     const auto quota_left_bytes =

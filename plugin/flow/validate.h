@@ -12,7 +12,9 @@
 namespace poolshift {
 
 struct ValidateOptions {
-  std::string ceph_conf;  // overrides the cluster access in the domain's XML
+  std::string ceph_conf;    // overrides the cluster access in the domain's XML
+  std::string overlay_dir;  // where a handover puts its overlay
+  std::string guardian;     // program
 };
 
 struct Validation {

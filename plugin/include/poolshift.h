@@ -71,10 +71,12 @@ POOLSHIFT_API void poolshift_free(void* text);
 
 /* Opens a host. `options` is JSON or NULL for the defaults:
  *   {"schema":1, "connect":"qemu:///system", "state_dir":"/var/lib/poolshift", "ceph_conf":"", "log_file":"",
- *    "log_level":"info", "patience_s":60, "owns_process":false}
+ *    "log_level":"info", "patience_s":60, "owns_process":false, "overlay_dir":"", "guardian":""}
  * "ceph_conf" overrides the cluster access in the domains' XML; "log_file" "-" is stderr, "" none; "patience_s" is
  * how long libvirtd or the cluster may be away before a job is held; "owns_process" says that nobody else in this
- * process uses libvirt, whose errors may then be kept off stderr. Makes the state folder when it is missing; contacts
+ * process uses libvirt, whose errors may then be kept off stderr; "overlay_dir" is where a handover puts the file that is
+ * on the disk during the pause (default: the state folder's "overlays"; QEMU's user must be able to pass through it), and
+ * "guardian" the program that ends a pause when this process does not (default: where it is installed). Makes the state folder when it is missing; contacts
  * neither libvirtd nor the cluster (they are contacted when first needed). Blocks for local file operations only. Any
  * thread. Errors: USAGE (options), HELD (state folder not usable). Since 1.0. */
 POOLSHIFT_API int poolshift_host_open(const char* options, poolshift_host** host, char** error);
@@ -93,7 +95,8 @@ POOLSHIFT_API int poolshift_check(poolshift_host* host, const char* request, cha
 /* Starts a swap in a thread of the library and returns at once. The request:
  *   {"schema":1, "domain":"NAME|UUID", "disk":"vda", "target":"POOL[/NAMESPACE]/IMAGE",
  *    "source":"POOL[/NAMESPACE]/IMAGE",     optional: refuse when the disk is on another image
- *    "create":false, "engine":"auto", "bandwidth_bytes_per_s":0, "source_after":"keep|trash",
+ *    "create":false, "engine":"auto|mirror|handover", "hydrate":"auto|offload|flatten", "max_pause_ms":3000,
+ *    "bandwidth_bytes_per_s":0, "source_after":"keep|trash",
  *    "target_access":{"mon_hosts":["HOST:PORT"],"user":"..","secret_uuid":".."}}   optional
  * Errors: USAGE (malformed; no job is made). Everything else, refusals included, is the job's result. Since 1.0. */
 POOLSHIFT_API int poolshift_job_start(poolshift_host* host, const char* request, poolshift_job** job, char** error);
@@ -119,8 +122,8 @@ POOLSHIFT_API int poolshift_job_fd(poolshift_job* job);
  * another process runs the job. Errors: USAGE, REFUSED (the job's phase does not allow it). Since 1.0. */
 POOLSHIFT_API int poolshift_job_set(poolshift_job* job, const char* settings, char** error);
 
-/* Asks the job to stop and undo. Returns at once; wait for the result. Errors: REFUSED (past the point of no return, or
- * ended). Since 1.0. */
+/* Asks the job to stop and undo. Returns at once; wait for the result. A handover whose guest is on the target already
+ * stops getting its data and is HELD. Errors: REFUSED (past the point of no return, or ended). Since 1.0. */
 POOLSHIFT_API int poolshift_job_cancel(poolshift_job* job, char** error);
 
 /* Asks the library to stop following the job and leave it to poolshift_recover(); its work in QEMU goes on. Only for

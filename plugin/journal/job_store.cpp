@@ -187,6 +187,19 @@ Status JobStore::change_control(const std::string& job_id, const JobControl& wan
   return system_.replace_file(path_of(job_id, kControl), object.dump());
 }
 
+Status JobStore::forget_cancel(const std::string& job_id) {
+  const auto folder_lock = lock_folder();
+  if (!folder_lock) return folder_lock.error();
+  const auto known = control(job_id);
+  if (!known) return known.error();
+  if (!known->cancel) return {};
+  json object = {{"cancel", false}};
+  if (known->bandwidth_bytes_per_s) object["bandwidth_bytes_per_s"] = *known->bandwidth_bytes_per_s;
+  return system_.replace_file(path_of(job_id, kControl), object.dump());
+}
+
+Result<std::unique_ptr<FileLock>> JobStore::lock_pause() { return system_.lock_file(jobs_dir_ + "/.pause.lock"); }
+
 void JobStore::show_progress(const std::string& job_id, const Progress& progress) {
   const json object = {{"step", progress.step},
                        {"done_bytes", progress.done_bytes},

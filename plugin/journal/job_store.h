@@ -74,6 +74,10 @@ class JobStore {
 
   Result<JobControl> control(const std::string& job_id);
   Status change_control(const std::string& job_id, const JobControl& wanted);
+  // For a job that is taken up again: what was asked of it before it stopped has been done.
+  Status forget_cancel(const std::string& job_id);
+  // Held while a guest is suspended: of the jobs of this folder one at a time. `busy`.
+  Result<std::unique_ptr<FileLock>> lock_pause();
   void show_progress(const std::string& job_id, const Progress& progress);
   // Removes what only a running job needs.
   void drop_volatile(const std::string& job_id);

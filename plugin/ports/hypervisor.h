@@ -31,6 +31,7 @@ struct Mirror {
 struct Disk {
   std::string target;              // "vda"
   std::string described_source;    // for people: "rbd:pool/image", "file:/path"
+  std::string file_path;           // set when the disk's source is a file
   std::optional<ImageName> image;  // set when the disk's source is RBD
   ClusterAccess access;            // only meaningful with `image`
   bool shareable = false;
@@ -39,7 +40,8 @@ struct Disk {
   bool unmaps = false;       // <driver discard='unmap'>
   bool has_overlay = false;  // the source has a backing file
   std::optional<Mirror> mirror;
-  bool other_block_job = false;  // commit, pull, backup: any job that is not a copy
+  bool commits = false;          // an active commit is under way: the overlay goes down into the image below
+  bool other_block_job = false;  // pull, backup: any job that is neither a copy nor an active commit
 };
 
 struct Domain {
@@ -62,6 +64,7 @@ struct MirrorOptions {
   std::uint32_t granularity_bytes = 0;      // 0: QEMU's default (64 KiB)
   std::uint64_t buffer_bytes = 0;           // 0: QEMU's default (16 MiB)
   bool synchronous_writes = false;          // the guest's writes go to both images from the start
+  bool shallow = false;                     // only the topmost image of the disk; below it the target has the same data
 };
 
 // virDomainGetBlockJobInfo, and how far the zeroing has come that QEMU does before the copy and does not count.
@@ -112,6 +115,21 @@ class Hypervisor {
   virtual Status pivot_mirror(const std::string& uuid, const std::string& disk) = 0;
   // Asks for it and returns. Ok when there is no copy.
   virtual Status cancel_mirror(const std::string& uuid, const std::string& disk) = 0;
+
+  // virDomainSuspend: when it returns no write of the guest is under way. Ok when it is paused already.
+  virtual Status suspend(const std::string& uuid) = 0;
+  // Ok when it runs already. `failed` when the domain is not active.
+  virtual Status resume(const std::string& uuid) = 0;
+  // An external snapshot of this one disk, without metadata: from now on the guest's writes go to `overlay_path`, an
+  // empty qcow2 file of the disk's size that exists already; libvirt labels it for QEMU. The image below is kept open.
+  virtual Status insert_overlay(const std::string& uuid, const std::string& disk, const std::string& overlay_path) = 0;
+  // Brings what the overlay holds down into the image below and takes the overlay off the disk, a step at each call:
+  // the first starts the commit, one that finds it ready switches. That it is done is read from the domain's XML.
+  // Ok when there is no overlay. The guest may run meanwhile.
+  virtual Status commit_overlay(const std::string& uuid, const std::string& disk) = 0;
+  // The persistent definition names `image` for this disk from now on; a running guest is not touched.
+  virtual Status redefine_disk(const std::string& uuid, const std::string& disk, const ImageName& image,
+                               const ClusterAccess& access) = 0;
 
   virtual Result<DiskCounters> disk_counters(const std::string& uuid, const std::string& disk) = 0;
   virtual Result<WriteLimit> write_limit(const std::string& uuid, const std::string& disk) = 0;

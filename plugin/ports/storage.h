@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -63,6 +64,27 @@ struct HealthCheck {
   std::vector<std::string> details;  // one line each
 };
 
+// What became of the objects of one call of ObjectCopier::copy().
+struct ObjectCopies {
+  std::uint64_t copied = 0;
+  std::uint64_t present = 0;  // the clone had them already: the guest was there first, or an earlier run
+  std::uint64_t absent = 0;   // not in the snapshot
+};
+
+// Lets the OSDs copy data objects of a snapshot to the same places of a clone of it; no data comes through this client.
+// An object that the clone has is left alone. Does not tell the clone's object map: rebuild_object_map() does.
+class ObjectCopier {
+ public:
+  virtual ~ObjectCopier() = default;
+
+  // Waits for all of them, at most `in_flight` at a time; after a failure the rest is not begun. `failed` when the
+  // clone's data pool is full.
+  virtual Result<ObjectCopies> copy(const std::vector<std::uint64_t>& objects, unsigned in_flight) = 0;
+};
+
+// Called every now and then while a long operation runs. False: stop waiting for it, it goes on by itself.
+using Watching = std::function<bool(std::uint64_t done, std::uint64_t total)>;
+
 // One connection to one cluster.
 class Cluster {
  public:
@@ -90,6 +112,30 @@ class Cluster {
   virtual Status remove_metadata(const ImageName& name, const std::string& key) = 0;
   // Fails with `busy` when a client has it open.
   virtual Status move_to_trash(const ImageName& name) = 0;
+
+  // Fails with `exists` when the image has a snapshot of that name. Made by the client that has the image open.
+  virtual Status create_snapshot(const ImageName& name, const std::string& snapshot) = 0;
+  // Ok when it is not there. Fails with `busy` when it has clones.
+  virtual Status remove_snapshot(const ImageName& name, const std::string& snapshot) = 0;
+  // A clone (format 2: the snapshot needs no protection) with the layout and features of `spec`; its size is the
+  // snapshot's and its metadata librbd's business. Fails with `exists` when the name is taken.
+  virtual Status clone_image(const ImageName& parent, const std::string& snapshot, const ImageName& name,
+                             const ImageSpec& spec) = 0;
+  // Removes a clone that never got data of its own: what is lost is in its parent. Ok when it is not there. Fails with
+  // `busy` when a client has it open, `refused` when it is no clone or has data.
+  virtual Status remove_untouched_clone(const ImageName& name) = 0;
+  // Whether the image has data objects of its own, what its parent provides not counted.
+  virtual Result<bool> has_own_data(const ImageName& name) = 0;
+  // Numbers of the data objects that the snapshot itself has, not its parent, ascending.
+  virtual Result<std::vector<std::uint64_t>> snapshot_objects(const ImageName& name, const std::string& snapshot) = 0;
+  // `clone` must have the snapshot's object size, and neither may be striped. Does not outlive the connection.
+  virtual Result<std::unique_ptr<ObjectCopier>> object_copier(const ImageName& name, const std::string& snapshot,
+                                                              const ImageName& clone) = 0;
+  // Ok when the image has none. Done by the client that has the image open, when there is one, as is flatten.
+  virtual Status rebuild_object_map(const ImageName& name, const Watching& watching) = 0;
+  // Gives the clone all that it still has from its parent, and cuts the tie. Ok when it has no parent. `left` when
+  // `watching` said so.
+  virtual Status flatten_image(const ImageName& name, const Watching& watching) = 0;
 };
 
 class Storage {

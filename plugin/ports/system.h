@@ -19,6 +19,20 @@ class FileLock {
   virtual ~FileLock() = default;
 };
 
+// A process of its own that lets a guest run again when this one does not (flow/guard.h). Destroyed before it was told to
+// stand down, it steps in, as if this process had died.
+class Guardian {
+ public:
+  virtual ~Guardian() = default;
+
+  // From now on the guest may be suspended for as long as the order says.
+  virtual Status begin() = 0;
+  // False: it has stepped in, or is gone. What was under way is no longer ours to go on with.
+  virtual bool stands_by() = 0;
+  // The guest runs: it ends without doing anything.
+  virtual void stand_down() = 0;
+};
+
 class System {
  public:
   virtual ~System() = default;
@@ -29,9 +43,13 @@ class System {
   virtual std::string random_id() = 0;  // 12 lower-case hexadecimal digits
 
   virtual Status make_folder(const std::string& path) = 0;  // with parents; ok when it is there
+  // The same, and other users may pass through it to files whose names they know. `denied` when they cannot pass
+  // through one of its parents.
+  virtual Status make_passable_folder(const std::string& path) = 0;
   virtual Result<std::vector<std::string>> list_folder(const std::string& path) = 0;  // names, sorted
   // At most `limit_bytes`; a longer file is `failed`.
   virtual Result<std::string> read_file(const std::string& path, std::uint64_t limit_bytes) = 0;
+  virtual Result<std::uint64_t> file_bytes(const std::string& path) = 0;
   // Durable and all or nothing: temporary file, fsync, link, fsync of the folder. `exists` when the name is taken.
   virtual Status create_file(const std::string& path, const std::string& content) = 0;
   // Durable when it returns (fdatasync). After a crash inside, any prefix of `content` may be there.
@@ -44,6 +62,13 @@ class System {
   virtual Status remove_file(const std::string& path) = 0;
   // Creates the file when needed. `busy` when another holder has it.
   virtual Result<std::unique_ptr<FileLock>> lock_file(const std::string& path) = 0;
+
+  // An empty qcow2 file of this virtual size (qemu-img), replacing what was there.
+  virtual Status create_overlay(const std::string& path, std::uint64_t size_bytes) = 0;
+  // Starts the program `path`, gives it `order` (one line of JSON, see flow/guard.h) and waits until it is ready. It
+  // keeps `shared` locked as long as it lives.
+  virtual Result<std::unique_ptr<Guardian>> start_guardian(const std::string& path, const std::string& order,
+                                                           FileLock& shared) = 0;
 };
 
 }  // namespace poolshift

@@ -1,0 +1,199 @@
+// Engine `handover`: the guest runs on the target, a clone that reads through to the source's snapshot. Here the target
+// gets its data, either from OSD to OSD, object by object (offload), or by librbd inside the guest's QEMU (flatten),
+// which also cuts the tie in the end. May be stopped and taken up again at any point: an object that is there is left
+// alone.
+#include <fmt/core.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "flow/flow.h"
+#include "flow/handover.h"
+#include "flow/pacing.h"
+#include "flow/tag.h"
+
+namespace poolshift {
+
+namespace {
+
+constexpr std::int64_t kBringBackMs = 60'000;
+constexpr std::size_t kBatchPerInFlight = 4;
+constexpr std::int64_t kLookAtPoolEveryMs = 2'000;
+constexpr std::int64_t kRateWindowMs = 1'000;
+
+// What a person may ask for: the guest stays where it is, the rest waits for `recover`.
+Status stop_if_asked(Swap& swap) {
+  const auto control = swap.stop_if_cancelled();
+  if (control || control.error().code != ErrorCode::cancelled) return control;
+  swap.record.cancelled = false;  // nothing is taken back
+  return Error{
+      ErrorCode::cancelled,
+      fmt::format("job '{}' was cancelled while the target gets its data; the guest is on the target and stays "
+                  "there",
+                  swap.record.job_id),
+      fmt::format("'poolshift recover {}' goes on with it; until then the source is needed.", swap.record.job_id)};
+}
+
+// The clone came with the source's metadata. It gets its own, and our tag, before it is no longer known by its parent.
+Status tag_target(const JobRecord& record, Cluster& cluster) {
+  const auto target = cluster.image(record.target);
+  if (!target) return target.error();
+  if (job_of(*target) == record.job_id) return {};
+  if (target->parent != parent_of_our_clone(record)) {
+    return Error{ErrorCode::failed,
+                 fmt::format("target {} is not the clone that job '{}' made", to_string(record.target), record.job_id),
+                 "Find out who changed it before anything else is done."};
+  }
+  for (const auto& [key, value] : target->spec.metadata) {
+    if (!record.target_spec.metadata.contains(key)) POOLSHIFT_TRY(cluster.remove_metadata(record.target, key));
+  }
+  for (const auto& [key, value] : record.target_spec.metadata) {
+    POOLSHIFT_TRY(cluster.set_metadata(record.target, key, value));
+  }
+  return cluster.set_metadata(record.target, kJobKey, record.job_id);
+}
+
+class Hydrator {
+ public:
+  Hydrator(Swap& swap, Cluster& cluster)
+      : swap_(swap), record_(swap.record), cluster_(cluster), system_(swap.ports.system) {}
+
+  Status offload() {
+    const auto objects = cluster_.snapshot_objects(record_.source, snapshot_name(record_));
+    if (!objects) return objects.error();
+    auto copier = cluster_.object_copier(record_.source, snapshot_name(record_), record_.target);
+    if (!copier) return copier.error();
+    const std::uint64_t object_bytes = std::uint64_t{1} << record_.target_spec.order;
+    total_bytes_ = objects->size() * object_bytes;
+    record_.copied_bytes = 0;
+    Pacing pacing(usual_write_us());
+    for (std::size_t at = 0; at < objects->size();) {
+      POOLSHIFT_TRY(stop_if_asked(swap_));
+      const auto bytes_per_s = swap_.wanted_bandwidth();
+      if (!bytes_per_s) return bytes_per_s.error();
+      const unsigned in_flight = *bytes_per_s == 0 ? pacing.in_flight() : 1;
+      const auto size = std::min(*bytes_per_s == 0 ? in_flight * kBatchPerInFlight : 1, objects->size() - at);
+      const auto first = objects->begin() + static_cast<std::ptrdiff_t>(at);
+      const auto began_ms = system_.monotonic_ms();
+      const auto copies = (*copier)->copy({first, first + static_cast<std::ptrdiff_t>(size)}, in_flight);
+      if (!copies) return copies.error();
+      at += size;
+      done_bytes_ = at * object_bytes;
+      record_.copied_bytes += copies->copied * object_bytes;
+      show("hydrating");
+      POOLSHIFT_TRY(give_way(pacing));
+      POOLSHIFT_TRY(swap_.wait_ms(rest_of_ms(*bytes_per_s, copies->copied * object_bytes, began_ms)));
+    }
+    show("rebuilding the object map");
+    POOLSHIFT_TRY(finished(cluster_.rebuild_object_map(record_.target, watching("rebuilding the object map"))));
+    return flatten();
+  }
+
+  Status flatten() { return finished(cluster_.flatten_image(record_.target, watching("flattening"))); }
+
+ private:
+  double usual_write_us() const {
+    if (!swap_.counters_before || !swap_.counters_at_pause) return 0;
+    return mean_write_us(swap_.counters_before->counters, *swap_.counters_at_pause);
+  }
+
+  // A guest that is not there has no latency.
+  Status give_way(Pacing& pacing) {
+    const auto counters = swap_.ports.hypervisor.disk_counters(record_.domain_uuid, record_.disk);
+    if (!counters && counters.error().code == ErrorCode::unreachable) return counters.error();
+    if (counters) pacing.look(system_.monotonic_ms(), *counters);
+    return {};
+  }
+
+  std::int64_t rest_of_ms(std::uint64_t bytes_per_s, std::uint64_t bytes, std::int64_t began_ms) const {
+    if (bytes_per_s == 0) return 0;
+    const auto wanted_ms = static_cast<std::int64_t>(bytes * 1'000 / bytes_per_s);
+    return std::max<std::int64_t>(wanted_ms - (system_.monotonic_ms() - began_ms), 0);
+  }
+
+  // librbd waits while the pool is full: somebody must be told.
+  Watching watching(const char* step) {
+    return [this, step](std::uint64_t done, std::uint64_t total) {
+      done_bytes_ = done;
+      total_bytes_ = total;
+      show(step);
+      if (swap_.was_left()) return false;
+      stopped_ = stop_if_asked(swap_);
+      if (stopped_) stopped_ = stop_if_full();
+      return stopped_.ok();
+    };
+  }
+
+  Status stop_if_full() {
+    if (system_.monotonic_ms() - looked_at_pool_ms_ < kLookAtPoolEveryMs) return {};
+    looked_at_pool_ms_ = system_.monotonic_ms();
+    const auto& name = record_.target_spec.data_pool.empty() ? record_.target.pool : record_.target_spec.data_pool;
+    const auto pool = cluster_.pool(name);
+    if (!pool) return pool.error();
+    if (!pool->full) return {};
+    return Error{
+        ErrorCode::failed, fmt::format("pool '{}' is full or over its quota", name),
+        fmt::format("Make room or raise the quota, then run 'poolshift recover {}'. The guest is on the target.",
+                    record_.job_id)};
+  }
+
+  // Of a call that was watched: why it was not waited for, when that was our doing.
+  Status finished(const Status& status) {
+    if (status || status.error().code != ErrorCode::left) return status;
+    if (!stopped_) return stopped_;
+    return swap_.wait_ms(0);  // says `left` in the job's words
+  }
+
+  void show(const char* step) {
+    const auto now_ms = system_.monotonic_ms();
+    if (step_ != step) {
+      step_ = step;
+      rate_began_ms_ = now_ms;
+      rate_done_bytes_ = done_bytes_;
+      bytes_per_s_ = 0;
+    }
+    if (now_ms - rate_began_ms_ >= kRateWindowMs) {
+      bytes_per_s_ = (done_bytes_ - std::min(rate_done_bytes_, done_bytes_)) * 1'000 /
+                     static_cast<std::uint64_t>(now_ms - rate_began_ms_);
+      rate_began_ms_ = now_ms;
+      rate_done_bytes_ = done_bytes_;
+    }
+    const auto left_bytes = total_bytes_ - std::min(done_bytes_, total_bytes_);
+    const auto left_s = bytes_per_s_ == 0 ? -1 : static_cast<std::int64_t>(left_bytes / bytes_per_s_);
+    swap_.show_progress({step, done_bytes_, total_bytes_, bytes_per_s_, left_s});
+  }
+
+  Swap& swap_;
+  JobRecord& record_;
+  Cluster& cluster_;
+  System& system_;
+  Status stopped_;
+  std::int64_t looked_at_pool_ms_ = 0;
+  std::string step_;
+  std::uint64_t done_bytes_ = 0;
+  std::uint64_t total_bytes_ = 0;
+  std::int64_t rate_began_ms_ = 0;
+  std::uint64_t rate_done_bytes_ = 0;
+  std::uint64_t bytes_per_s_ = 0;
+};
+
+}  // namespace
+
+Result<Phase> hydrate(Swap& swap) {
+  JobRecord& record = swap.record;
+  if (record.resume_guest) POOLSHIFT_TRY(bring_guest_back(swap, kBringBackMs));
+  auto cluster = swap.target_cluster();
+  if (!cluster) return cluster.error();
+  POOLSHIFT_TRY(tag_target(record, **cluster));
+  const auto target = (*cluster)->image(record.target);
+  if (!target) return target.error();
+  if (target->parent.empty()) return Phase::retire;
+  Hydrator hydrator(swap, **cluster);
+  // A snapshot that somebody took meanwhile must not change: only librbd knows how.
+  const bool offload = record.hydration == Hydration::offload && target->snapshots.empty();
+  POOLSHIFT_TRY(offload ? hydrator.offload() : hydrator.flatten());
+  if (!offload) record.copied_bytes = record.source_used_bytes;  // librbd does not say
+  return Phase::retire;
+}
+
+}  // namespace poolshift
