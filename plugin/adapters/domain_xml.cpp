@@ -68,7 +68,26 @@ bool has_backing_file(const pugi::xml_node& disk) {
   return static_cast<bool>(disk.child("backingStore").child("source"));
 }
 
+// A commit's "copy" goes to the image below the overlay.
+bool goes_down(const pugi::xml_node& mirror) {
+  const auto to = mirror.child("source");
+  const auto below = mirror.parent().child("backingStore").child("source");
+  const auto same = [&](const char* name) {
+    return to.attribute(name) && is(to.attribute(name), below.attribute(name).value());
+  };
+  return same("name") || same("file") || same("dev");
+}
+
+bool is_active_commit(const pugi::xml_node& mirror) {
+  const auto job = mirror.attribute("job");
+  return is(job, "active-commit") || (job && is(job, "") && goes_down(mirror));
+}
+
 void read_mirror(const pugi::xml_node& node, Disk& disk) {
+  if (is_active_commit(node)) {
+    disk.commits = true;
+    return;
+  }
   // Without `job` it is a copy: libvirt wrote it so before 1.2.9. Empty it is for the moment in which libvirt
   // has ended the job and not yet switched the disk (seen in libvirt 9.0 after a pivot).
   if (const auto job = node.attribute("job"); job && !is(job, "copy") && !is(job, "")) {
@@ -87,6 +106,7 @@ Disk read_disk(const pugi::xml_node& node) {
   const auto source = node.child("source");
   disk.target = text(node.child("target").attribute("dev"));
   disk.described_source = describe(node, source);
+  disk.file_path = text(source.attribute("file"));
   disk.image = image_of(source);
   if (is_rbd(source)) disk.access = access_of(node, source);
   disk.shareable = static_cast<bool>(node.child("shareable"));
@@ -96,6 +116,12 @@ Disk read_disk(const pugi::xml_node& node) {
   disk.has_overlay = has_backing_file(node);
   if (const auto mirror = node.child("mirror")) read_mirror(mirror, disk);
   return disk;
+}
+
+void set_attribute(pugi::xml_node node, const char* name, const char* value) {
+  auto attribute = node.attribute(name);
+  if (!attribute) attribute = node.append_attribute(name);
+  attribute = value;
 }
 
 void append_host(pugi::xml_node source, const std::string& host) {
@@ -110,12 +136,47 @@ void append_host(pugi::xml_node source, const std::string& host) {
   if (has_port) node.append_attribute("port") = host.substr(colon + 1).c_str();
 }
 
-Result<pugi::xml_node> load_domain(std::string_view xml, pugi::xml_document& document) {
+// The <driver> and the <source> of a raw RBD image, in front of `disk`'s other elements when it has none of these yet.
+void write_rbd_source(pugi::xml_node disk, const ImageName& image, const ClusterAccess& access,
+                      const std::string& conf_path) {
+  set_attribute(disk, "type", "network");
+  auto driver = disk.child("driver");
+  if (!driver) {
+    driver = disk.prepend_child("driver");
+    driver.append_attribute("name") = "qemu";
+  }
+  set_attribute(driver, "type", "raw");
+  disk.remove_child("source");
+  auto source = disk.insert_child_after("source", driver);
+  source.append_attribute("protocol") = "rbd";
+  source.append_attribute("name") = to_string(image).c_str();
+  for (const auto& host : access.mon_hosts) append_host(source, host);
+  if (!conf_path.empty()) source.append_child("config").append_attribute("file") = conf_path.c_str();
+  if (access.user.empty()) return;
+  auto auth = source.append_child("auth");
+  auth.append_attribute("username") = access.user.c_str();
+  auto secret = auth.append_child("secret");
+  secret.append_attribute("type") = "ceph";
+  if (!access.secret_uuid.empty()) {
+    secret.append_attribute("uuid") = access.secret_uuid.c_str();
+  } else {
+    secret.append_attribute("usage") = access.secret_usage.c_str();
+  }
+}
+
+std::string save(const pugi::xml_document& document) {
+  std::ostringstream out;
+  document.save(out, "", pugi::format_raw | pugi::format_no_declaration);
+  return out.str();
+}
+
+Result<pugi::xml_node> load_domain(std::string_view xml, pugi::xml_document& document,
+                                   unsigned int options = pugi::parse_default) {
   if (xml.size() > kMaxXmlBytes) {
     return Error{ErrorCode::failed, fmt::format("The domain's XML is longer than {} bytes", kMaxXmlBytes),
                  "Check what wrote this XML: libvirt itself does not accept as much."};
   }
-  const auto parsed = document.load_buffer(xml.data(), xml.size(), pugi::parse_default, pugi::encoding_utf8);
+  const auto parsed = document.load_buffer(xml.data(), xml.size(), options, pugi::encoding_utf8);
   const auto root = document.child("domain");
   if (!parsed || !root) {
     return Error{ErrorCode::failed,
@@ -123,6 +184,13 @@ Result<pugi::xml_node> load_domain(std::string_view xml, pugi::xml_document& doc
                  "Compare it with 'virsh dumpxml'."};
   }
   return root;
+}
+
+pugi::xml_node disk_node(const pugi::xml_node& domain, const std::string& target) {
+  for (const auto& disk : domain.child("devices").children("disk")) {
+    if (disk.child("target").attribute("dev").value() == target) return disk;
+  }
+  return {};
 }
 
 }  // namespace
@@ -148,43 +216,72 @@ std::optional<unsigned> mirror_source_index(std::string_view domain_xml, const s
   pugi::xml_document document;
   const auto root = load_domain(domain_xml, document);
   if (!root) return std::nullopt;
-  for (const auto& node : root->child("devices").children("disk")) {
-    if (node.child("target").attribute("dev").value() != disk) continue;
-    const unsigned index = node.child("mirror").child("source").attribute("index").as_uint();
-    return index != 0 ? std::optional(index) : std::nullopt;
+  const unsigned index = disk_node(*root, disk).child("mirror").child("source").attribute("index").as_uint();
+  return index != 0 ? std::optional(index) : std::nullopt;
+}
+
+CommitState commit_state(std::string_view domain_xml, const std::string& disk) {
+  pugi::xml_document document;
+  const auto root = load_domain(domain_xml, document);
+  const auto mirror = root ? disk_node(*root, disk).child("mirror") : pugi::xml_node();
+  if (!mirror || !is_active_commit(mirror)) return CommitState::none;
+  return is(mirror.attribute("ready"), "yes") ? CommitState::ready : CommitState::under_way;
+}
+
+std::string conf_path_below(std::string_view domain_xml, const std::string& disk) {
+  pugi::xml_document document;
+  const auto root = load_domain(domain_xml, document);
+  if (!root) return "";
+  for (auto node = disk_node(*root, disk); node; node = node.child("backingStore")) {
+    if (const auto config = node.child("source").child("config")) return text(config.attribute("file"));
   }
-  return std::nullopt;
+  return "";
 }
 
 std::string mirror_target_xml(const MirrorOptions& options, const std::string& source_conf_path) {
   pugi::xml_document document;
   auto disk = document.append_child("disk");
-  disk.append_attribute("type") = "network";
-  disk.append_attribute("device") = "disk";
-  auto driver = disk.append_child("driver");
-  driver.append_attribute("name") = "qemu";
-  driver.append_attribute("type") = "raw";
-  auto source = disk.append_child("source");
-  source.append_attribute("protocol") = "rbd";
-  source.append_attribute("name") = to_string(options.target).c_str();
-  for (const auto& host : options.access.mon_hosts) append_host(source, host);
-  if (!source_conf_path.empty()) {
-    source.append_child("config").append_attribute("file") = source_conf_path.c_str();
+  set_attribute(disk, "type", "network");
+  set_attribute(disk, "device", "disk");
+  write_rbd_source(disk, options.target, options.access, source_conf_path);
+  return save(document);
+}
+
+std::string overlay_xml(const std::vector<std::string>& all_disks, const std::string& disk,
+                        const std::string& overlay_path) {
+  pugi::xml_document document;
+  auto disks = document.append_child("domainsnapshot").append_child("disks");
+  for (const auto& target : all_disks) {
+    auto node = disks.append_child("disk");
+    node.append_attribute("name") = target.c_str();
+    node.append_attribute("snapshot") = target == disk ? "external" : "no";
+    if (target != disk) continue;
+    node.append_attribute("type") = "file";
+    node.append_child("driver").append_attribute("type") = "qcow2";
+    node.append_child("source").append_attribute("file") = overlay_path.c_str();
   }
-  if (!options.access.user.empty()) {
-    auto auth = source.append_child("auth");
-    auth.append_attribute("username") = options.access.user.c_str();
-    auto secret = auth.append_child("secret");
-    secret.append_attribute("type") = "ceph";
-    if (!options.access.secret_uuid.empty()) {
-      secret.append_attribute("uuid") = options.access.secret_uuid.c_str();
-    } else {
-      secret.append_attribute("usage") = options.access.secret_usage.c_str();
-    }
+  return save(document);
+}
+
+Result<std::string> redefined_disk_xml(std::string_view domain_xml, const std::string& disk, const ImageName& image,
+                                       const ClusterAccess& access) {
+  pugi::xml_document document;
+  const auto root =
+      load_domain(domain_xml, document, pugi::parse_default | pugi::parse_ws_pcdata | pugi::parse_comments);
+  if (!root) return root.error();
+  auto node = disk_node(*root, disk);
+  if (!node) {
+    return Error{ErrorCode::not_found,
+                 fmt::format("Domain '{}' has no disk '{}'", root->child("name").child_value(), disk),
+                 "See its disks with 'virsh domblklist --inactive'."};
   }
-  std::ostringstream out;
-  document.save(out, "", pugi::format_raw | pugi::format_no_declaration);
-  return out.str();
+  auto conf_path = conf_path_below(domain_xml, disk);
+  if (conf_path.empty() && access.mon_hosts.empty()) conf_path = access.conf_path;
+  while (node.remove_child("backingStore")) {
+  }
+  node.remove_child("auth");  // of the source; it stands in the source now
+  write_rbd_source(node, image, access, conf_path);
+  return save(document);
 }
 
 }  // namespace poolshift

@@ -1,4 +1,4 @@
-// What PoolShift reads of a libvirt domain's XML, and the one element that it writes. Pure functions: no
+// What PoolShift reads of a libvirt domain's XML, and what it writes of it. Pure functions: no
 // libvirt. Also used by the qemu hook, which gets the XML on its standard input.
 //
 // The text may be anything: entities and document types are not expanded (pugixml does neither), the size is
@@ -33,5 +33,22 @@ std::optional<unsigned> mirror_source_index(std::string_view domain_xml, const s
 // only when the disk that is copied names one too: the domain's XML keeps what is written here for as long as
 // it lives, and a file that PoolShift was told to read may not be there for QEMU.
 std::string mirror_target_xml(const MirrorOptions& options, const std::string& source_conf_path);
+
+// The configuration file that the disk's source names, or the image below it when that is an overlay.
+std::string conf_path_below(std::string_view domain_xml, const std::string& disk);
+
+enum class CommitState { none, under_way, ready };
+
+// Of an active commit, by the live XML.
+CommitState commit_state(std::string_view domain_xml, const std::string& disk);
+
+// The <domainsnapshot> for an overlay on one of the domain's disks. A disk that it does not name would get one too.
+std::string overlay_xml(const std::vector<std::string>& all_disks, const std::string& disk,
+                        const std::string& overlay_path);
+
+// The domain's XML with `image` in the place of the disk's source; everything else as it was. `not_found`: no such
+// disk.
+Result<std::string> redefined_disk_xml(std::string_view domain_xml, const std::string& disk, const ImageName& image,
+                                       const ClusterAccess& access);
 
 }  // namespace poolshift

@@ -19,6 +19,11 @@ struct DomainDeleter {
 };
 using DomainHandle = std::unique_ptr<virDomain, DomainDeleter>;
 
+struct SnapshotDeleter {
+  void operator()(virDomainSnapshot* snapshot) const { virDomainSnapshotFree(snapshot); }
+};
+using SnapshotHandle = std::unique_ptr<virDomainSnapshot, SnapshotDeleter>;
+
 struct SecretDeleter {
   void operator()(virSecret* secret) const { virSecretFree(secret); }
 };

@@ -5,8 +5,10 @@
 #include <libvirt/libvirt.h>
 #include <libvirt/virterror.h>
 
+#include <algorithm>
 #include <mutex>
 #include <string_view>
+#include <vector>
 
 #include "adapters/domain_xml.h"
 #include "adapters/handles.h"
@@ -142,6 +144,13 @@ class LibvirtHypervisor final : public Hypervisor {
   Status pivot_mirror(const std::string& uuid, const std::string& disk) override;
   Status cancel_mirror(const std::string& uuid, const std::string& disk) override;
 
+  Status suspend(const std::string& uuid) override;
+  Status resume(const std::string& uuid) override;
+  Status insert_overlay(const std::string& uuid, const std::string& disk, const std::string& overlay_path) override;
+  Status commit_overlay(const std::string& uuid, const std::string& disk) override;
+  Status redefine_disk(const std::string& uuid, const std::string& disk, const ImageName& image,
+                       const ClusterAccess& access) override;
+
   Result<DiskCounters> disk_counters(const std::string& uuid, const std::string& disk) override;
   Result<WriteLimit> write_limit(const std::string& uuid, const std::string& disk) override;
   Status set_write_limit(const std::string& uuid, const std::string& disk, const WriteLimit& limit) override;
@@ -156,11 +165,12 @@ class LibvirtHypervisor final : public Hypervisor {
   Result<OpenDomain> open_domain(const std::string& name_or_uuid);
   Result<Domain> describe(virDomain* domain, bool with_jobs);
   Status note_other_jobs(virDomain* domain, Domain& description);
+  static Error no_disk(const std::string& domain, const std::string& disk);
   // The error of a call on a disk. libvirt has no code of its own for "no such disk": it says
   // VIR_ERR_INVALID_ARG.
   static Error disk_error(const OpenDomain& domain, const std::string& disk, std::string_view verb,
                           const LibvirtError& error = last_error());
-  Result<std::string> conf_path_of(const OpenDomain& domain, const std::string& disk);
+  Result<std::string> live_xml(const OpenDomain& domain, const std::string& disk);
   Result<bool> has_copy_job(const OpenDomain& domain, const std::string& disk, virDomainBlockJobInfo& info);
   // 0 when it cannot be had.
   static std::uint64_t highest_written_bytes(const OpenDomain& domain, const std::string& disk);
@@ -209,6 +219,11 @@ Result<OpenDomain> LibvirtHypervisor::open_domain(const std::string& name_or_uui
   return domain;
 }
 
+Error LibvirtHypervisor::no_disk(const std::string& domain, const std::string& disk) {
+  return {ErrorCode::not_found, fmt::format("Domain '{}' has no disk '{}'", domain, disk),
+          fmt::format("See its disks with 'virsh domblklist {}'.", domain)};
+}
+
 Error LibvirtHypervisor::disk_error(const OpenDomain& domain, const std::string& disk, std::string_view verb,
                                     const LibvirtError& error) {
   const std::string name = virDomainGetName(domain.get());
@@ -219,10 +234,7 @@ Error LibvirtHypervisor::disk_error(const OpenDomain& domain, const std::string&
     for (std::size_t at = 0; parsed.ok() && at < parsed->disks.size(); ++at) {
       found = found || parsed->disks[at].target == disk;
     }
-    if (!found) {
-      return {ErrorCode::not_found, fmt::format("Domain '{}' has no disk '{}'", name, disk),
-              fmt::format("See its disks with 'virsh domblklist {}'.", name)};
-    }
+    if (!found) return no_disk(name, disk);
   }
   return make_error(error, fmt::format("Cannot {} disk '{}' of domain '{}'", verb, disk, name));
 }
@@ -241,7 +253,7 @@ Result<HypervisorVersions> LibvirtHypervisor::versions() {
   return HypervisorVersions{version_text(libvirt_version), version_text(hypervisor_version), uri.get()};
 }
 
-// Jobs other than a copy are not in the domain's XML.
+// Jobs other than a copy and an active commit are not in the domain's XML.
 Status LibvirtHypervisor::note_other_jobs(virDomain* domain, Domain& description) {
   for (auto& disk : description.disks) {
     virDomainBlockJobInfo info{};
@@ -250,7 +262,12 @@ Status LibvirtHypervisor::note_other_jobs(virDomain* domain, Domain& description
     if (found < 0) {
       return make_error(last_error(), fmt::format("Cannot look for block jobs of domain '{}'", description.name));
     }
-    if (found > 0 && info.type != VIR_DOMAIN_BLOCK_JOB_TYPE_COPY) disk.other_block_job = true;
+    if (found <= 0 || info.type == VIR_DOMAIN_BLOCK_JOB_TYPE_COPY) continue;
+    if (info.type == VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT) {
+      disk.commits = true;
+    } else {
+      disk.other_block_job = true;
+    }
   }
   return {};
 }
@@ -346,23 +363,18 @@ Result<std::string> LibvirtHypervisor::secret_value(const ClusterAccess& access)
   return made;
 }
 
-Result<std::string> LibvirtHypervisor::conf_path_of(const OpenDomain& domain, const std::string& disk) {
+Result<std::string> LibvirtHypervisor::live_xml(const OpenDomain& domain, const std::string& disk) {
   const CString xml(virDomainGetXMLDesc(domain.get(), 0));
   if (!xml) return disk_error(domain, disk, "read");
-  const auto parsed = parse_domain_xml(xml.get());
-  if (!parsed) return parsed.error();
-  for (const auto& candidate : parsed->disks) {
-    if (candidate.target == disk) return candidate.access.conf_path;
-  }
-  return std::string();  // virDomainBlockCopy() will say that there is no such disk
+  return std::string(xml.get());
 }
 
 Status LibvirtHypervisor::start_mirror(const std::string& uuid, const std::string& disk, const MirrorOptions& options) {
   const SigpipeBlocked blocked;
   const auto domain = open_domain(uuid);
   if (!domain) return domain.error();
-  const auto conf_path = conf_path_of(*domain, disk);
-  if (!conf_path) return conf_path.error();
+  const auto live = live_xml(*domain, disk);
+  if (!live) return live.error();
 
   TypedParams params;
   bool added = true;
@@ -379,7 +391,8 @@ Status LibvirtHypervisor::start_mirror(const std::string& uuid, const std::strin
 
   unsigned int flags = VIR_DOMAIN_BLOCK_COPY_REUSE_EXT | VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB;
   if (options.synchronous_writes) flags |= VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES;
-  const auto xml = mirror_target_xml(options, *conf_path);
+  if (options.shallow) flags |= VIR_DOMAIN_BLOCK_COPY_SHALLOW;
+  const auto xml = mirror_target_xml(options, conf_path_below(*live, disk));
   if (virDomainBlockCopy(domain->get(), disk.c_str(), xml.c_str(), params.data(), params.size(), flags) != 0) {
     return disk_error(*domain, disk, fmt::format("start the copy to '{}' of", to_string(options.target)));
   }
@@ -484,6 +497,110 @@ Status LibvirtHypervisor::cancel_mirror(const std::string& uuid, const std::stri
     if (still.ok() && !*still) return {};  // it ended between the two calls
     return error;
   }
+  return {};
+}
+
+Status LibvirtHypervisor::suspend(const std::string& uuid) {
+  const SigpipeBlocked blocked;
+  const auto domain = open_domain(uuid);
+  if (!domain) return domain.error();
+  if (virDomainSuspend(domain->get()) == 0) return {};
+  const auto error = last_error();
+  // A guest that put itself to sleep cannot be suspended; it does not write either.
+  int state = 0;
+  int reason = 0;
+  if (virDomainGetState(domain->get(), &state, &reason, 0) == 0 && state_of(state) == DomainState::paused) return {};
+  return make_error(error, fmt::format("Cannot suspend domain '{}'", virDomainGetName(domain->get())));
+}
+
+Status LibvirtHypervisor::resume(const std::string& uuid) {
+  const SigpipeBlocked blocked;
+  const auto domain = open_domain(uuid);
+  if (!domain) return domain.error();
+  if (virDomainResume(domain->get()) == 0) return {};
+  const auto error = last_error();
+  return make_error(error, fmt::format("Cannot resume domain '{}'", virDomainGetName(domain->get())));
+}
+
+Status LibvirtHypervisor::insert_overlay(const std::string& uuid, const std::string& disk,
+                                         const std::string& overlay_path) {
+  const SigpipeBlocked blocked;
+  const auto domain = open_domain(uuid);
+  if (!domain) return domain.error();
+  const auto live = live_xml(*domain, disk);
+  if (!live) return live.error();
+  const auto parsed = parse_domain_xml(*live);
+  if (!parsed) return parsed.error();
+  std::vector<std::string> targets;
+  for (const auto& candidate : parsed->disks) targets.push_back(candidate.target);
+  if (std::find(targets.begin(), targets.end(), disk) == targets.end()) return no_disk(parsed->name, disk);
+  constexpr unsigned int kFlags = VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA |
+                                  VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC | VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT;
+  const SnapshotHandle snapshot(
+      virDomainSnapshotCreateXML(domain->get(), overlay_xml(targets, disk, overlay_path).c_str(), kFlags));
+  if (!snapshot) return disk_error(*domain, disk, fmt::format("put the overlay '{}' on", overlay_path));
+  return {};
+}
+
+Status LibvirtHypervisor::commit_overlay(const std::string& uuid, const std::string& disk) {
+  const SigpipeBlocked blocked;
+  const auto domain = open_domain(uuid);
+  if (!domain) return domain.error();
+  const auto live = live_xml(*domain, disk);
+  if (!live) return live.error();
+  const auto parsed = parse_domain_xml(*live);
+  if (!parsed) return parsed.error();
+  const auto found = std::find_if(parsed->disks.begin(), parsed->disks.end(),
+                                  [&](const auto& candidate) { return candidate.target == disk; });
+  if (found == parsed->disks.end()) return no_disk(parsed->name, disk);
+  if (!found->has_overlay) return {};
+
+  const auto state = commit_state(*live, disk);
+  if (state == CommitState::under_way) return {};
+  if (state == CommitState::ready) {
+    if (virDomainBlockJobAbort(domain->get(), disk.c_str(),
+                               VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT | VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC) != 0) {
+      return disk_error(*domain, disk, "take the overlay off");
+    }
+    return {};
+  }
+  virDomainBlockJobInfo info{};
+  const int job =
+      virDomainGetBlockJobInfo(domain->get(), disk.c_str(), &info, VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES);
+  if (job < 0) return disk_error(*domain, disk, "ask for the block job of");
+  if (job > 0 && info.type == VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT) return {};  // not in the XML yet
+  if (job > 0 || found->mirror) {
+    return Error{ErrorCode::busy,
+                 fmt::format("Cannot commit the overlay of disk '{}' of domain '{}': a block job is under way", disk,
+                             parsed->name),
+                 fmt::format("Wait for it or cancel it; 'virsh blockjob {} {}' shows it.", parsed->name, disk)};
+  }
+  if (virDomainBlockCommit(domain->get(), disk.c_str(), nullptr, nullptr, 0,
+                           VIR_DOMAIN_BLOCK_COMMIT_ACTIVE | VIR_DOMAIN_BLOCK_COMMIT_SHALLOW) != 0) {
+    return disk_error(*domain, disk, "commit the overlay of");
+  }
+  return {};
+}
+
+Status LibvirtHypervisor::redefine_disk(const std::string& uuid, const std::string& disk, const ImageName& image,
+                                        const ClusterAccess& access) {
+  const SigpipeBlocked blocked;
+  const auto domain = open_domain(uuid);
+  if (!domain) return domain.error();
+  const std::string name = virDomainGetName(domain->get());
+  const int active = virDomainIsActive(domain->get());
+  if (active < 0) return disk_error(*domain, disk, "redefine");
+  if (active == 1) {
+    return Error{ErrorCode::busy, fmt::format("Cannot redefine disk '{}' of domain '{}': it is active", disk, name),
+                 "Wait until it is off."};
+  }
+  // SECURE: without the passwords in it the definition would lose them.
+  const CString xml(virDomainGetXMLDesc(domain->get(), VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE));
+  if (!xml) return disk_error(*domain, disk, "read");
+  const auto redefined = redefined_disk_xml(xml.get(), disk, image, access);
+  if (!redefined) return redefined.error();
+  const DomainHandle defined(virDomainDefineXML(domain->connection.get(), redefined->c_str()));
+  if (!defined) return disk_error(*domain, disk, "redefine");
   return {};
 }
 

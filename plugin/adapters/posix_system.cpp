@@ -4,35 +4,50 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <optional>
 #include <string_view>
 #include <system_error>
 #include <thread>
+#include <utility>
+
+#include "adapters/sigpipe.h"
 
 namespace poolshift {
 namespace {
 
 constexpr mode_t kFileMode = 0640;
 constexpr mode_t kFolderMode = 0750;
+constexpr mode_t kPassableFolderMode = 0711;
+constexpr mode_t kOverlayMode = 0600;
+constexpr int kGuardianReadyMs = 5'000;
+constexpr int kGuardianEndMs = 100;
 
 class Fd {
  public:
   explicit Fd(int fd) : fd_(fd) {}
   Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
   Fd& operator=(Fd&&) = delete;
-  ~Fd() {
-    if (fd_ >= 0) ::close(fd_);
-  }
+  ~Fd() { close(); }
 
   int get() const { return fd_; }
   explicit operator bool() const { return fd_ >= 0; }
+  void close() {
+    if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+  }
 
  private:
   int fd_;
@@ -41,6 +56,8 @@ class Fd {
 class PosixFileLock final : public FileLock {
  public:
   explicit PosixFileLock(Fd fd) : fd_(std::move(fd)) {}
+
+  int fd() const { return fd_.get(); }
 
  private:
   Fd fd_;
@@ -100,6 +117,120 @@ Status write_all(int fd, const std::string& path, std::string_view content) {
   return {};
 }
 
+// Both ends are above the numbers that a child's own descriptors get.
+struct Pipe {
+  Fd read{-1};
+  Fd write{-1};
+};
+
+// A copy that no program inherits, above the numbers that a child's own descriptors get: placing one of those then
+// never overwrites another.
+Fd high_copy(int fd) { return Fd(::fcntl(fd, F_DUPFD_CLOEXEC, 16)); }
+
+Result<Pipe> make_pipe() {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return system_error("make", "a pipe", errno);
+  const Fd read(ends[0]);
+  const Fd write(ends[1]);
+  Pipe pipe{high_copy(ends[0]), high_copy(ends[1])};
+  if (!pipe.read || !pipe.write) return system_error("make", "a pipe", errno);
+  return pipe;
+}
+
+// A program in a session of its own: no signal meant for us reaches it, and it inherits none of our signal mask,
+// handlers and descriptors, but gets `fds` as its 0, 1, 2 and so on.
+Result<pid_t> start_program(const std::vector<std::string>& command, const std::vector<int>& fds) {
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attributes;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawnattr_init(&attributes);
+  for (int number = 0; number < static_cast<int>(fds.size()); ++number) {
+    posix_spawn_file_actions_adddup2(&actions, fds[static_cast<std::size_t>(number)], number);
+  }
+  posix_spawn_file_actions_addclosefrom_np(&actions, static_cast<int>(fds.size()));
+  sigset_t signals;
+  sigemptyset(&signals);
+  posix_spawnattr_setsigmask(&attributes, &signals);
+  sigfillset(&signals);
+  posix_spawnattr_setsigdefault(&attributes, &signals);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+  std::vector<char*> arguments;
+  for (const auto& argument : command) arguments.push_back(const_cast<char*>(argument.c_str()));
+  arguments.push_back(nullptr);
+  pid_t pid = -1;
+  const int error_number =
+      ::posix_spawnp(&pid, command.front().c_str(), &actions, &attributes, arguments.data(), environ);
+  posix_spawnattr_destroy(&attributes);
+  posix_spawn_file_actions_destroy(&actions);
+  if (error_number != 0) return system_error("start", command.front(), error_number);
+  return pid;
+}
+
+// Nothing when it is not known: in a process that ignores SIGCHLD the kernel keeps no child's status.
+std::optional<int> exit_status(pid_t pid) {
+  int status = 0;
+  pid_t waited = -1;
+  do {
+    waited = ::waitpid(pid, &status, 0);
+  } while (waited < 0 && errno == EINTR);
+  if (waited != pid) return std::nullopt;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+// Until the end of the file, the end of a line when `one_line`, or the deadline; at most `limit_bytes`.
+std::string read_text(int fd, std::size_t limit_bytes, bool one_line, int timeout_ms) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
+  std::string text;
+  while (text.size() < limit_bytes && !(one_line && text.find('\n') != std::string::npos)) {
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
+    pollfd waited{fd, POLLIN, 0};
+    const int ready = ::poll(&waited, 1, static_cast<int>(std::max<std::int64_t>(left, 0)));
+    if (ready < 0 && errno == EINTR) continue;
+    if (ready <= 0) break;
+    std::array<char, 512> buffer;
+    const ssize_t length = ::read(fd, buffer.data(), buffer.size());
+    if (length < 0 && errno == EINTR) continue;
+    if (length <= 0) break;
+    text.append(buffer.data(), static_cast<std::size_t>(length));
+  }
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  return text;
+}
+
+// The guardian's side is guardian/main.cpp.
+class PosixGuardian final : public Guardian {
+ public:
+  PosixGuardian(Fd to, Fd from) : to_(std::move(to)), from_(std::move(from)) {}
+
+  Status begin() override { return say("begin\n"); }
+
+  bool stands_by() override {
+    pollfd answer{from_.get(), POLLIN, 0};
+    int ready = -1;
+    do {
+      ready = ::poll(&answer, 1, 0);
+    } while (ready < 0 && errno == EINTR);
+    return ready == 0;
+  }
+
+  void stand_down() override {
+    (void)say("done\n");  // when it is gone there is nobody to tell
+    to_.close();
+    read_text(from_.get(), 64, false, kGuardianEndMs);  // until it has ended; one that acts takes longer
+  }
+
+ private:
+  Status say(std::string_view word) {
+    const SigpipeBlocked blocked;
+    if (write_all(to_.get(), "the guardian's pipe", word)) return {};
+    return Error{ErrorCode::failed, "The guardian process has ended", "Look for its messages in the system's log."};
+  }
+
+  Fd to_;
+  Fd from_;
+};
+
 class PosixSystem final : public System {
  public:
   std::int64_t monotonic_ms() override {
@@ -127,23 +258,22 @@ class PosixSystem final : public System {
     return id;
   }
 
-  Status make_folder(const std::string& path) override {
-    struct stat status {};
-    if (::stat(path.c_str(), &status) == 0) {
-      if (S_ISDIR(status.st_mode)) return {};
-      return Error{ErrorCode::failed, fmt::format("'{}' is not a folder", path), "Move that file away."};
+  Status make_folder(const std::string& path) override { return make_folders(path, kFolderMode); }
+
+  Status make_passable_folder(const std::string& path) override {
+    POOLSHIFT_TRY(make_folders(path, kPassableFolderMode));
+    std::array<char, PATH_MAX> resolved;
+    if (::realpath(path.c_str(), resolved.data()) == nullptr) return system_error("look at the folder", path, errno);
+    for (std::string folder = resolved.data();; folder = folder_of(folder)) {
+      struct stat status {};
+      if (::stat(folder.c_str(), &status) != 0) return system_error("look at the folder", folder, errno);
+      if ((status.st_mode & S_IXOTH) == 0) {
+        return Error{ErrorCode::denied, fmt::format("Other users cannot pass through the folder '{}'", folder),
+                     fmt::format("QEMU's user has to reach files in '{}': run 'chmod o+x {}', or name another folder.",
+                                 path, folder)};
+      }
+      if (folder == "/") return {};
     }
-    if (errno != ENOENT) return system_error("look at the folder", path, errno);
-    const auto trimmed = path.substr(0, path.find_last_not_of('/') + 1);
-    if (trimmed.empty()) return system_error("make the folder", path, ENOENT);
-    const auto parent = folder_of(trimmed);
-    POOLSHIFT_TRY(make_folder(parent));
-    // Somebody else may make it at the same time.
-    if (::mkdir(trimmed.c_str(), kFolderMode) != 0 && errno != EEXIST) {
-      return system_error("make the folder", path, errno);
-    }
-    // A file in a folder is only as durable as the folder's own name.
-    return sync_folder(parent);
   }
 
   Result<std::vector<std::string>> list_folder(const std::string& path) override {
@@ -183,6 +313,15 @@ class PosixSystem final : public System {
                      "This is not a file that PoolShift wrote: move it away."};
       }
     }
+  }
+
+  Result<std::uint64_t> file_bytes(const std::string& path) override {
+    struct stat status {};
+    if (::lstat(path.c_str(), &status) != 0) return system_error("look at", path, errno);
+    if (!S_ISREG(status.st_mode)) {
+      return Error{ErrorCode::failed, fmt::format("'{}' is not a regular file", path), "Move it away."};
+    }
+    return static_cast<std::uint64_t>(status.st_size);
   }
 
   Status create_file(const std::string& path, const std::string& content) override {
@@ -250,7 +389,92 @@ class PosixSystem final : public System {
     }
   }
 
+  Status create_overlay(const std::string& path, std::uint64_t size_bytes) override {
+    POOLSHIFT_TRY(remove_file(path));
+    // qemu-img keeps the mode of a file that is there.
+    const Fd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, kOverlayMode));
+    if (!file) return system_error("create", path, errno);
+    auto complaint = make_pipe();
+    if (!complaint) return complaint.error();
+    const Fd nothing(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    const Fd null = high_copy(nothing.get());
+    if (!null) return system_error("open", "/dev/null", errno);
+    const auto started =
+        start_program({"qemu-img", "create", "-q", "-f", "qcow2", "--", path, std::to_string(size_bytes)},
+                      {null.get(), null.get(), complaint->write.get()});
+    if (!started && started.error().code == ErrorCode::not_found) {
+      return Error{ErrorCode::unsupported, "The program 'qemu-img' is not installed",
+                   "Install the package qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)."};
+    }
+    if (!started) return started.error();
+    complaint->write.close();
+    const auto said = read_text(complaint->read.get(), 4096, false, INT_MAX);
+    const auto status = exit_status(*started);
+    if (status ? *status == 0 : said.empty()) return {};
+    return Error{ErrorCode::failed, fmt::format("Cannot create the overlay '{}': {}", path, said),
+                 "Check the space on that file system."};
+  }
+
+  Result<std::unique_ptr<Guardian>> start_guardian(const std::string& path, const std::string& order,
+                                                   FileLock& shared) override {
+    const auto* lock = dynamic_cast<const PosixFileLock*>(&shared);
+    if (lock == nullptr) return Error{ErrorCode::internal, "The shared lock is no file's", "Report this."};
+    auto to = make_pipe();
+    if (!to) return to.error();
+    auto from = make_pipe();
+    if (!from) return from.error();
+    const Fd nothing(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    const Fd null = high_copy(nothing.get());
+    const Fd held = high_copy(lock->fd());
+    if (!null || !held) return system_error("start", path, errno);
+    const auto started = start_program({path}, {to->read.get(), from->write.get(), null.get(), held.get()});
+    if (!started) {
+      auto error = started.error();
+      error.advice = "Check that all of PoolShift is installed.";
+      return error;
+    }
+    to->read.close();
+    from->write.close();
+    {
+      const SigpipeBlocked blocked;
+      (void)write_all(to->write.get(), path, order + "\n");  // what goes wrong shows in the answer
+    }
+    // The program that was started has read the order and leaves a child of its own, which init looks after: no zombie
+    // is left to a process that lives long, and no other thread's waitpid() gets in between.
+    const auto answer = read_text(from->read.get(), 4096, true, kGuardianReadyMs);
+    if (answer != "ready") ::kill(-*started, SIGKILL);  // its session: it has nothing to bring back yet
+    (void)exit_status(*started);
+    if (answer == "ready") {
+      return std::unique_ptr<Guardian>(std::make_unique<PosixGuardian>(std::move(to->write), std::move(from->read)));
+    }
+    return Error{
+        ErrorCode::failed,
+        fmt::format("The guardian '{}' did not get ready: {}", path, answer.empty() ? "it does not answer" : answer),
+        "Look for its messages in the system's log; check that libvirtd runs."};
+  }
+
  private:
+  static Status make_folders(const std::string& path, mode_t mode) {
+    struct stat status {};
+    if (::stat(path.c_str(), &status) == 0) {
+      if (S_ISDIR(status.st_mode)) return {};
+      return Error{ErrorCode::failed, fmt::format("'{}' is not a folder", path), "Move that file away."};
+    }
+    if (errno != ENOENT) return system_error("look at the folder", path, errno);
+    const auto trimmed = path.substr(0, path.find_last_not_of('/') + 1);
+    if (trimmed.empty()) return system_error("make the folder", path, ENOENT);
+    const auto parent = folder_of(trimmed);
+    POOLSHIFT_TRY(make_folders(parent, mode));
+    // Somebody else may make it at the same time.
+    if (::mkdir(trimmed.c_str(), mode) != 0) {
+      if (errno != EEXIST) return system_error("make the folder", path, errno);
+    } else if (mode == kPassableFolderMode && ::chmod(trimmed.c_str(), mode) != 0) {  // whatever the umask is
+      return system_error("make passable the folder", path, errno);
+    }
+    // A file in a folder is only as durable as the folder's own name.
+    return sync_folder(parent);
+  }
+
   std::string temporary_name(const std::string& path) {
     return fmt::format("{}/.{}.{}.tmp", folder_of(path), name_of_file(path), random_id());
   }

@@ -3,16 +3,23 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <exception>
+#include <functional>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <rados/librados.hpp>
 #include <random>
 #include <rbd/librbd.hpp>
 #include <string_view>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 namespace poolshift {
@@ -130,6 +137,15 @@ class BlockingStderr {
   const int flags_;
 };
 
+void set_layout(librbd::ImageOptions& options, const ImageSpec& spec) {
+  options.set(RBD_IMAGE_OPTION_FORMAT, std::uint64_t{2});
+  options.set(RBD_IMAGE_OPTION_FEATURES, spec.features & ~kStateFeatures);
+  options.set(RBD_IMAGE_OPTION_ORDER, std::uint64_t{spec.order});
+  if (spec.stripe_unit != 0) options.set(RBD_IMAGE_OPTION_STRIPE_UNIT, spec.stripe_unit);
+  if (spec.stripe_count != 0) options.set(RBD_IMAGE_OPTION_STRIPE_COUNT, spec.stripe_count);
+  if (!spec.data_pool.empty()) options.set(RBD_IMAGE_OPTION_DATA_POOL, spec.data_pool);
+}
+
 class NoProgress final : public librbd::ProgressContext {
  public:
   int update_progress(uint64_t, uint64_t) override { return 0; }
@@ -172,6 +188,212 @@ int add_length(uint64_t, size_t length, int exists, void* sum) {
   return 0;
 }
 
+// Data objects of an image, in the order that librbd reports them.
+struct ObjectNumbers {
+  std::uint64_t object_bytes;
+  std::vector<std::uint64_t> all;
+};
+
+int add_objects(uint64_t offset, size_t length, int exists, void* into) {
+  if (exists == 0 || length == 0) return 0;
+  try {
+    auto& numbers = *static_cast<ObjectNumbers*>(into);
+    const auto last = (offset + length - 1) / numbers.object_bytes;
+    for (auto number = offset / numbers.object_bytes; number <= last; ++number) {
+      if (numbers.all.empty() || number > numbers.all.back()) numbers.all.push_back(number);
+    }
+    return 0;
+  } catch (const std::exception&) {
+    return -ENOMEM;
+  }
+}
+
+int stop_at_data(uint64_t, size_t length, int exists, void* found) {
+  if (exists == 0 || length == 0) return 0;
+  *static_cast<bool*>(found) = true;
+  return -ECANCELED;
+}
+
+// An image must be closed before its pool is.
+struct OpenImage {
+  librados::IoCtx pool;
+  librbd::Image image;
+};
+
+// Where the data objects of an image are.
+struct DataObjects {
+  librados::IoCtx pool;
+  std::string prefix;
+
+  std::string name(std::uint64_t number) const { return fmt::format("{}.{:016x}", prefix, number); }
+};
+
+// The operations of one copy() that are under way.
+class CopyWindow {
+ public:
+  explicit CopyWindow(unsigned in_flight) : limit_(std::max(in_flight, 1U)) {}
+
+  // False after a failure.
+  bool wait_for_room() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return under_way_ < limit_; });
+    return first_error_ == 0;
+  }
+  void wait_for_all() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return under_way_ == 0; });
+  }
+  void begun() {
+    const std::lock_guard lock(mutex_);
+    ++under_way_;
+  }
+  void ended(int result) {
+    const std::lock_guard lock(mutex_);
+    --under_way_;
+    if (result >= 0) {
+      ++copies_.copied;
+    } else if (result == -EEXIST) {
+      ++copies_.present;
+    } else if (result == -ENOENT) {
+      ++copies_.absent;
+    } else if (first_error_ == 0) {
+      first_error_ = result;
+    }
+    changed_.notify_all();  // with the mutex held: the window may be gone right after it is let go
+  }
+  int first_error() const { return first_error_; }
+  const ObjectCopies& copies() const { return copies_; }
+
+ private:
+  const unsigned limit_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  unsigned under_way_ = 0;
+  int first_error_ = 0;
+  ObjectCopies copies_;
+};
+
+void copy_ended(rados_completion_t completion, void* window) {
+  static_cast<CopyWindow*>(window)->ended(rados_aio_get_return_value(completion));
+}
+
+class RbdObjectCopier final : public ObjectCopier {
+ public:
+  // `from.pool` reads at the snapshot.
+  RbdObjectCopier(DataObjects from, DataObjects to, std::string what)
+      : from_(std::move(from)), to_(std::move(to)), what_(std::move(what)) {}
+
+  Result<ObjectCopies> copy(const std::vector<std::uint64_t>& objects, unsigned in_flight) override {
+    return guarded(what_, [&]() -> Result<ObjectCopies> {
+      CopyWindow window(in_flight);
+      for (const auto number : objects) {
+        if (!window.wait_for_room()) break;
+        // One operation: either the object is made with its data, or nothing was done.
+        librados::ObjectWriteOperation operation;
+        operation.create(true);
+        operation.copy_from(from_.name(number), from_.pool, 0, 0);
+        auto* completion = librados::Rados::aio_create_completion(&window, copy_ended);
+        window.begun();
+        // FULL_TRY: librados would hold the operation back until a full pool has space.
+        const int result = to_.pool.aio_operate(to_.name(number), completion, &operation, librados::OPERATION_FULL_TRY);
+        completion->release();
+        if (result < 0) window.ended(result);
+      }
+      window.wait_for_all();
+      if (window.first_error() != 0) return make_error(window.first_error(), what_);
+      return window.copies();
+    });
+  }
+
+ private:
+  DataObjects from_;
+  DataObjects to_;
+  const std::string what_;
+};
+
+// An operation of librbd that lasts, in a thread of its own, which keeps alive all that it uses. When another client
+// has the image open, librbd passes the request on to that one and waits for it; a request that gets no sign of life
+// for some time (rbd_request_timed_out_seconds) is sent again by librbd itself, with the same id, and the other client
+// goes on with the one that it has.
+class LongOperation final : public librbd::ProgressContext {
+ public:
+  using Function = std::function<int(librbd::Image&, librbd::ProgressContext&)>;
+
+  LongOperation(std::shared_ptr<librados::Rados> rados, std::unique_ptr<OpenImage> open, Function function)
+      : rados_(std::move(rados)), open_(std::move(open)), function_(std::move(function)) {}
+
+  // The result, or nothing when `watching` did not want to wait any longer.
+  static std::optional<int> run(const std::shared_ptr<LongOperation>& operation, const Watching& watching) {
+    // Signals are for the threads of the process that we are in.
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    std::thread thread;
+    try {
+      thread = std::thread([operation] { operation->carry_out(); });
+    } catch (const std::system_error&) {
+      pthread_sigmask(SIG_SETMASK, &before, nullptr);
+      return -EAGAIN;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    while (!operation->wait()) {
+      const auto [done, total] = operation->progress();
+      if (watching && !watching(done, total)) {
+        operation->left_ = true;
+        thread.detach();
+        return std::nullopt;
+      }
+    }
+    thread.join();
+    return operation->result_;
+  }
+
+  int update_progress(uint64_t done, uint64_t total) override {
+    const std::lock_guard lock(mutex_);
+    done_ = done;
+    total_ = total;
+    // Ends what this client does itself, so that it is not cut off in the middle when the process ends. What another
+    // client does for us goes on.
+    return left_ ? -ECANCELED : 0;
+  }
+
+ private:
+  static constexpr auto kLookEvery = std::chrono::milliseconds(200);
+
+  void carry_out() {
+    int result = -EIO;
+    try {
+      result = function_(open_->image, *this);
+    } catch (const std::exception&) {
+    }
+    open_.reset();  // the image is closed before anybody hears that it is over
+    const std::lock_guard lock(mutex_);
+    result_ = result;
+    over_ = true;
+    changed_.notify_all();
+  }
+  bool wait() {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, kLookEvery, [&] { return over_; });
+  }
+  std::pair<std::uint64_t, std::uint64_t> progress() {
+    const std::lock_guard lock(mutex_);
+    return {done_, total_};
+  }
+
+  const std::shared_ptr<librados::Rados> rados_;  // ends after the image
+  std::unique_ptr<OpenImage> open_;
+  const Function function_;
+  std::atomic<bool> left_ = false;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::uint64_t done_ = 0;
+  std::uint64_t total_ = 0;
+  bool over_ = false;
+  int result_ = 0;
+};
+
 class RbdCluster final : public Cluster {
  public:
   Status connect(const ClusterAccess& access, const std::string& key);
@@ -192,12 +414,19 @@ class RbdCluster final : public Cluster {
   Status remove_metadata(const ImageName& name, const std::string& key) override;
   Status move_to_trash(const ImageName& name) override;
 
+  Status create_snapshot(const ImageName& name, const std::string& snapshot) override;
+  Status remove_snapshot(const ImageName& name, const std::string& snapshot) override;
+  Status clone_image(const ImageName& parent, const std::string& snapshot, const ImageName& name,
+                     const ImageSpec& spec) override;
+  Status remove_untouched_clone(const ImageName& name) override;
+  Result<bool> has_own_data(const ImageName& name) override;
+  Result<std::vector<std::uint64_t>> snapshot_objects(const ImageName& name, const std::string& snapshot) override;
+  Result<std::unique_ptr<ObjectCopier>> object_copier(const ImageName& name, const std::string& snapshot,
+                                                      const ImageName& clone) override;
+  Status rebuild_object_map(const ImageName& name, const Watching& watching) override;
+  Status flatten_image(const ImageName& name, const Watching& watching) override;
+
  private:
-  // An image must be closed before its pool is.
-  struct OpenImage {
-    librados::IoCtx pool;
-    librbd::Image image;
-  };
   enum class For { reading, writing };
 
   Result<librados::IoCtx> open_pool(const std::string& pool, const std::string& rbd_namespace);
@@ -207,8 +436,13 @@ class RbdCluster final : public Cluster {
   Result<std::vector<std::string>> watchers_of(librbd::Image& image, const ImageName& name);
   Status read_spec(librbd::Image& image, const ImageName& name, Image& description);
   Status read_relations(librbd::Image& image, const ImageName& name, Image& description);
+  // Why an image with this layout cannot be made.
+  Error create_error(int result, const std::string& what, const ImageSpec& spec);
+  Result<DataObjects> data_objects_of(librbd::Image& image, const ImageName& name);
+  Status run_watched(std::unique_ptr<OpenImage> open, const std::string& what, LongOperation::Function function,
+                     const Watching& watching);
 
-  librados::Rados rados_;
+  const std::shared_ptr<librados::Rados> rados_ = std::make_shared<librados::Rados>();
   librbd::RBD rbd_;
 };
 
@@ -224,16 +458,16 @@ Status RbdCluster::connect(const ClusterAccess& access, const std::string& key) 
   {
     const BlockingStderr keep;
     // Not init(): what it makes has no cluster name, and options do not take effect before it has one.
-    result = rados_.init2(entity.c_str(), "ceph", 0);
+    result = rados_->init2(entity.c_str(), "ceph", 0);
   }
   if (result == 0 && !access.conf_path.empty()) {
-    result = rados_.conf_read_file(access.conf_path.c_str());
+    result = rados_->conf_read_file(access.conf_path.c_str());
     if (result < 0) {
       return make_error(result, fmt::format("Cannot read the Ceph configuration file '{}'", access.conf_path));
     }
   }
   const auto set = [&](const char* option, const std::string& value) {
-    if (result == 0) result = rados_.conf_set(option, value.c_str());
+    if (result == 0) result = rados_->conf_set(option, value.c_str());
   };
   if (access.conf_path.empty()) set("mon_host", join(access.mon_hosts));
   if (!key.empty()) {
@@ -252,10 +486,10 @@ Status RbdCluster::connect(const ClusterAccess& access, const std::string& key) 
   // conf_set() notes an option, this puts it into effect. Without it librados writes what goes wrong while it
   // connects to standard error, whatever err_to_stderr says.
   const char* no_arguments[] = {"poolshift"};
-  if (result == 0) result = rados_.conf_parse_argv(1, no_arguments);
+  if (result == 0) result = rados_->conf_parse_argv(1, no_arguments);
   if (result < 0) return make_error(result, what);
 
-  result = rados_.connect();
+  result = rados_->connect();
   if (result == 0) return {};
   auto error = make_error(result, what);
   // EINVAL: the key is not base64; ENOENT: there is no key.
@@ -277,7 +511,7 @@ Status RbdCluster::connect(const ClusterAccess& access, const std::string& key) 
 Result<Json> RbdCluster::ask_monitors(const Json& command) {
   librados::bufferlist answer;
   std::string status;
-  const int result = rados_.mon_command(command.dump(), {}, &answer, &status);
+  const int result = rados_->mon_command(command.dump(), {}, &answer, &status);
   const auto prefix = command.value("prefix", "");
   if (result < 0) return make_error(result, fmt::format("The monitors refuse '{}'", prefix));
   auto parsed = Json::parse(answer.to_str(), nullptr, false);
@@ -291,7 +525,7 @@ Result<Json> RbdCluster::ask_monitors(const Json& command) {
 Result<std::string> RbdCluster::fsid() {
   return guarded("Cannot get the cluster's fsid", [&]() -> Result<std::string> {
     std::string fsid;
-    const int result = rados_.cluster_fsid(&fsid);
+    const int result = rados_->cluster_fsid(&fsid);
     if (result < 0) return make_error(result, "Cannot get the cluster's fsid");
     return fsid;
   });
@@ -309,7 +543,7 @@ Result<Pool> RbdCluster::pool(const std::string& name) {
     if (found == nullptr) return make_error(-ENOENT, fmt::format("There is no pool '{}'", name));
 
     Pool pool;
-    pool.id = value_or<std::int64_t>(*found, "pool_id", rados_.pool_lookup(name.c_str()));
+    pool.id = value_or<std::int64_t>(*found, "pool_id", rados_->pool_lookup(name.c_str()));
     pool.has_application_rbd = child(*found, "application_metadata").contains("rbd");
     pool.erasure_coded = value_or(*found, "type", 1) == 3;  // pg_pool_t::TYPE_ERASURE
     const auto flags = value_or(*found, "flags_names", std::string());
@@ -356,7 +590,7 @@ Result<std::vector<HealthCheck>> RbdCluster::health() {
 
 Result<librados::IoCtx> RbdCluster::open_pool(const std::string& pool, const std::string& rbd_namespace) {
   librados::IoCtx io;
-  const int result = rados_.ioctx_create(pool.c_str(), io);
+  const int result = rados_->ioctx_create(pool.c_str(), io);
   if (result < 0) return make_error(result, fmt::format("Cannot open pool '{}'", pool));
   io.set_namespace(rbd_namespace);
   return io;
@@ -411,7 +645,7 @@ Error RbdCluster::open_error(librados::IoCtx& pool, const ImageName& name, int r
   return error;
 }
 
-Result<std::unique_ptr<RbdCluster::OpenImage>> RbdCluster::open_image(const ImageName& name, For purpose) {
+Result<std::unique_ptr<OpenImage>> RbdCluster::open_image(const ImageName& name, For purpose) {
   auto io = open_pool(name.pool, name.rbd_namespace);
   if (!io) return io.error();
   auto open = std::make_unique<OpenImage>();
@@ -426,7 +660,7 @@ Result<std::vector<std::string>> RbdCluster::watchers_of(librbd::Image& image, c
   std::list<librbd::image_watcher_t> found;
   const int result = image.list_watchers(found);
   if (result < 0) return make_error(result, fmt::format("Cannot list the watchers of image '{}'", to_string(name)));
-  const auto own_id = static_cast<std::int64_t>(rados_.get_instance_id());
+  const auto own_id = static_cast<std::int64_t>(rados_->get_instance_id());
   std::vector<std::string> addresses;
   for (const auto& watcher : found) {
     // Another thread of ours may be at work on this image through this connection.
@@ -464,7 +698,7 @@ Status RbdCluster::read_spec(librbd::Image& image, const ImageName& name, Image&
   spec.stripe_unit = striped ? image.get_stripe_unit() : 0;
   spec.stripe_count = striped ? image.get_stripe_count() : 0;
   if ((features & RBD_FEATURE_DATA_POOL) != 0) {
-    result = rados_.pool_reverse_lookup(image.get_data_pool_id(), &spec.data_pool);
+    result = rados_->pool_reverse_lookup(image.get_data_pool_id(), &spec.data_pool);
     if (result < 0) return failed(result);
   }
 
@@ -510,7 +744,7 @@ Status RbdCluster::read_relations(librbd::Image& image, const ImageName& name, I
   if (result < 0) return failed(result, "group");
   if (!group.name.empty()) {
     std::string pool;
-    if (rados_.pool_reverse_lookup(group.pool, &pool) < 0) pool = std::to_string(group.pool);
+    if (rados_->pool_reverse_lookup(group.pool, &pool) < 0) pool = std::to_string(group.pool);
     description.group = fmt::format("{}/{}", pool, group.name);
   }
 
@@ -573,24 +807,22 @@ Result<std::uint64_t> RbdCluster::used_bytes(const ImageName& name) {
   });
 }
 
+Error RbdCluster::create_error(int result, const std::string& what, const ImageSpec& spec) {
+  if (result == -ENOENT && !spec.data_pool.empty() && rados_->pool_lookup(spec.data_pool.c_str()) < 0) {
+    return {ErrorCode::not_found, fmt::format("{}: there is no data pool '{}'", what, spec.data_pool),
+            "Check the name with 'ceph osd pool ls'."};
+  }
+  return make_error(result, what);
+}
+
 Status RbdCluster::create_image(const ImageName& name, const ImageSpec& spec) {
   return guarded(fmt::format("Cannot create image '{}'", to_string(name)), [&]() -> Status {
     auto io = open_pool(name.pool, name.rbd_namespace);
     if (!io) return io.error();
     librbd::ImageOptions options;
-    options.set(RBD_IMAGE_OPTION_FORMAT, std::uint64_t{2});
-    options.set(RBD_IMAGE_OPTION_FEATURES, spec.features & ~kStateFeatures);
-    options.set(RBD_IMAGE_OPTION_ORDER, std::uint64_t{spec.order});
-    if (spec.stripe_unit != 0) options.set(RBD_IMAGE_OPTION_STRIPE_UNIT, spec.stripe_unit);
-    if (spec.stripe_count != 0) options.set(RBD_IMAGE_OPTION_STRIPE_COUNT, spec.stripe_count);
-    if (!spec.data_pool.empty()) options.set(RBD_IMAGE_OPTION_DATA_POOL, spec.data_pool);
+    set_layout(options, spec);
     int result = rbd_.create4(*io, name.image.c_str(), spec.size_bytes, options);
-    if (result == -ENOENT && !spec.data_pool.empty()) {
-      return Error{ErrorCode::not_found,
-                   fmt::format("Cannot create image '{}': there is no data pool '{}'", to_string(name), spec.data_pool),
-                   "Check the name with 'ceph osd pool ls'."};
-    }
-    if (result < 0) return make_error(result, fmt::format("Cannot create image '{}'", to_string(name)));
+    if (result < 0) return create_error(result, fmt::format("Cannot create image '{}'", to_string(name)), spec);
     if (spec.metadata.empty()) return {};
 
     auto open = open_image(name, For::writing);
@@ -683,6 +915,234 @@ Status RbdCluster::move_to_trash(const ImageName& name) {
     const int result = rbd_.trash_move(*io, name.image.c_str(), 0);
     if (result < 0) return make_error(result, what);
     return {};
+  });
+}
+
+Status RbdCluster::create_snapshot(const ImageName& name, const std::string& snapshot) {
+  const auto what = fmt::format("Cannot create snapshot '{}@{}'", to_string(name), snapshot);
+  return guarded(what, [&]() -> Status {
+    auto open = open_image(name, For::writing);
+    if (!open) return open.error();
+    NoProgress progress;
+    // Nothing is to be made quiet: the caller has seen to that.
+    const int result = (*open)->image.snap_create2(snapshot.c_str(), RBD_SNAP_CREATE_SKIP_QUIESCE, progress);
+    if (result < 0) return make_error(result, what);
+    return {};
+  });
+}
+
+Status RbdCluster::remove_snapshot(const ImageName& name, const std::string& snapshot) {
+  const auto what = fmt::format("Cannot remove snapshot '{}@{}'", to_string(name), snapshot);
+  return guarded(what, [&]() -> Status {
+    {
+      // librbd would not refuse: it takes a snapshot that has clones of format 2 out of sight and keeps it.
+      auto open = open_image(name, For::reading);
+      if (!open) return open.error();
+      auto& image = (*open)->image;
+      std::vector<librbd::linked_image_spec_t> clones;
+      int result = image.snap_set(snapshot.c_str());
+      if (result == -ENOENT) return {};
+      if (result == 0) result = image.list_children3(&clones);
+      if (result < 0) return make_error(result, what);
+      if (!clones.empty()) {
+        const auto& first = clones.front();
+        return Error{ErrorCode::busy,
+                     fmt::format("{}: it has {} clone(s), one is '{}'", what, clones.size(),
+                                 to_string(ImageName{first.pool_name, first.pool_namespace, first.image_name})),
+                     "Flatten the clones ('rbd flatten'); one in the trash counts too."};
+      }
+    }
+    auto open = open_image(name, For::writing);
+    if (!open) return open.error();
+    const int result = (*open)->image.snap_remove(snapshot.c_str());
+    if (result < 0 && result != -ENOENT) return make_error(result, what);
+    return {};
+  });
+}
+
+Status RbdCluster::clone_image(const ImageName& parent, const std::string& snapshot, const ImageName& name,
+                               const ImageSpec& spec) {
+  const auto what = fmt::format("Cannot clone '{}@{}' as '{}'", to_string(parent), snapshot, to_string(name));
+  return guarded(what, [&]() -> Status {
+    auto parent_io = open_pool(parent.pool, parent.rbd_namespace);
+    if (!parent_io) return parent_io.error();
+    auto io = open_pool(name.pool, name.rbd_namespace);
+    if (!io) return io.error();
+    librbd::ImageOptions options;
+    set_layout(options, spec);
+    options.set(RBD_IMAGE_OPTION_CLONE_FORMAT, std::uint64_t{2});
+    const int result =
+        rbd_.clone3(*parent_io, parent.image.c_str(), snapshot.c_str(), *io, name.image.c_str(), options);
+    if (result < 0) return create_error(result, what, spec);
+    return {};
+  });
+}
+
+Status RbdCluster::remove_untouched_clone(const ImageName& name) {
+  const auto what = fmt::format("Cannot remove clone '{}'", to_string(name));
+  return guarded(what, [&]() -> Status {
+    auto io = open_pool(name.pool, name.rbd_namespace);
+    if (!io) return io.error();
+    {
+      auto open = open_image(name, For::reading);
+      if (!open && open.error().code == ErrorCode::not_found) return {};
+      if (!open) return open.error();
+      auto& image = (*open)->image;
+      librbd::linked_image_spec_t parent;
+      librbd::snap_spec_t snapshot;
+      const int result = image.get_parent(&parent, &snapshot);
+      if (result == -ENOENT) {
+        return Error{ErrorCode::refused, fmt::format("{}: it is not a clone", what), "Look at it with 'rbd info'."};
+      }
+      if (result < 0) return make_error(result, what);
+      const auto watchers = watchers_of(image, name);
+      if (!watchers) return watchers.error();
+      if (!watchers->empty()) {
+        return Error{ErrorCode::busy, fmt::format("{}: {} has it open", what, join(*watchers)),
+                     "Wait until that client has closed it; after a crash its watch ends within 30 seconds."};
+      }
+    }
+    const auto touched = has_own_data(name);
+    if (!touched) return touched.error();
+    if (*touched) {
+      return Error{ErrorCode::refused, fmt::format("{}: it has data of its own", what),
+                   "Find out who wrote to it; 'rbd diff' shows where."};
+    }
+    NoProgress progress;
+    const int result = rbd_.remove_with_progress(*io, name.image.c_str(), progress);
+    if (result < 0 && result != -ENOENT) return make_error(result, what);
+    return {};
+  });
+}
+
+Result<bool> RbdCluster::has_own_data(const ImageName& name) {
+  const auto what = fmt::format("Cannot look for data of image '{}'", to_string(name));
+  return guarded(what, [&]() -> Result<bool> {
+    auto open = open_image(name, For::reading);
+    if (!open) return open.error();
+    auto& image = (*open)->image;
+    std::uint64_t size_bytes = 0;
+    int result = image.size(&size_bytes);
+    bool found = false;
+    if (result == 0) result = image.diff_iterate2(nullptr, 0, size_bytes, false, true, stop_at_data, &found);
+    if (found) return true;
+    if (result < 0) return make_error(result, what);
+    return false;
+  });
+}
+
+Result<std::vector<std::uint64_t>> RbdCluster::snapshot_objects(const ImageName& name, const std::string& snapshot) {
+  const auto what = fmt::format("Cannot list the objects of '{}@{}'", to_string(name), snapshot);
+  return guarded(what, [&]() -> Result<std::vector<std::uint64_t>> {
+    auto open = open_image(name, For::reading);
+    if (!open) return open.error();
+    auto& image = (*open)->image;
+    librbd::image_info_t info{};
+    int result = image.snap_set(snapshot.c_str());
+    if (result == 0) result = image.stat(info, sizeof(info));
+    if (result < 0) return make_error(result, what);
+    ObjectNumbers numbers{info.obj_size, {}};
+    result = image.diff_iterate2(nullptr, 0, info.size, false, true, add_objects, &numbers);
+    if (result < 0) return make_error(result, what);
+    return std::move(numbers.all);
+  });
+}
+
+Result<DataObjects> RbdCluster::data_objects_of(librbd::Image& image, const ImageName& name) {
+  DataObjects objects;
+  const int result = rados_->ioctx_create2(image.get_data_pool_id(), objects.pool);
+  if (result < 0) return make_error(result, fmt::format("Cannot open the data pool of image '{}'", to_string(name)));
+  objects.pool.set_namespace(name.rbd_namespace);
+  objects.prefix = image.get_block_name_prefix();
+  return objects;
+}
+
+Result<std::unique_ptr<ObjectCopier>> RbdCluster::object_copier(const ImageName& name, const std::string& snapshot,
+                                                                const ImageName& clone) {
+  const auto what = fmt::format("Cannot copy objects of '{}@{}' to '{}'", to_string(name), snapshot, to_string(clone));
+  return guarded(what, [&]() -> Result<std::unique_ptr<ObjectCopier>> {
+    auto source = open_image(name, For::reading);
+    if (!source) return source.error();
+    auto target = open_image(clone, For::reading);
+    if (!target) return target.error();
+    auto& from = (*source)->image;
+    auto& to = (*target)->image;
+    std::string source_id;
+    std::uint64_t snapshot_id = 0;
+    librbd::image_info_t source_info{};
+    librbd::image_info_t target_info{};
+    int result = from.get_id(&source_id);
+    if (result == 0) result = from.snap_get_id(snapshot, &snapshot_id);
+    if (result == 0) result = from.stat(source_info, sizeof(source_info));
+    if (result == 0) result = to.stat(target_info, sizeof(target_info));
+    if (result < 0) return make_error(result, what);
+
+    // An object that an image without this parent does not have was never there, or was discarded by the guest.
+    librbd::linked_image_spec_t parent;
+    librbd::snap_spec_t parent_snapshot;
+    result = to.get_parent(&parent, &parent_snapshot);
+    if (result < 0 && result != -ENOENT) return make_error(result, what);
+    if (result == -ENOENT || parent.image_id != source_id || parent.pool_name != name.pool ||
+        parent_snapshot.id != snapshot_id) {
+      return Error{ErrorCode::refused, fmt::format("{}: it is not a clone of that snapshot", what),
+                   "Look at its parent with 'rbd info'."};
+    }
+    const auto plain = [](librbd::Image& image, const librbd::image_info_t& info) {
+      return image.get_stripe_count() <= 1 && image.get_stripe_unit() == info.obj_size;
+    };
+    if (source_info.obj_size != target_info.obj_size || !plain(from, source_info) || !plain(to, target_info)) {
+      return Error{ErrorCode::unsupported, fmt::format("{}: their data is cut into objects in different ways", what),
+                   "Flatten the clone instead."};
+    }
+    auto source_objects = data_objects_of(from, name);
+    if (!source_objects) return source_objects.error();
+    auto target_objects = data_objects_of(to, clone);
+    if (!target_objects) return target_objects.error();
+    source_objects->pool.snap_set_read(snapshot_id);
+    return std::unique_ptr<ObjectCopier>(
+        std::make_unique<RbdObjectCopier>(std::move(*source_objects), std::move(*target_objects), what));
+  });
+}
+
+Status RbdCluster::run_watched(std::unique_ptr<OpenImage> open, const std::string& what,
+                               LongOperation::Function function, const Watching& watching) {
+  const auto result =
+      LongOperation::run(std::make_shared<LongOperation>(rados_, std::move(open), std::move(function)), watching);
+  if (!result) return Error{ErrorCode::left, fmt::format("{}: not waited for", what), "It goes on by itself."};
+  if (*result < 0) return make_error(*result, what);
+  return {};
+}
+
+Status RbdCluster::rebuild_object_map(const ImageName& name, const Watching& watching) {
+  const auto what = fmt::format("Cannot rebuild the object map of image '{}'", to_string(name));
+  return guarded(what, [&]() -> Status {
+    auto open = open_image(name, For::writing);
+    if (!open) return open.error();
+    std::uint64_t features = 0;
+    const int result = (*open)->image.features(&features);
+    if (result < 0) return make_error(result, what);
+    if ((features & RBD_FEATURE_OBJECT_MAP) == 0) return {};
+    return run_watched(
+        std::move(*open), what,
+        [](librbd::Image& image, librbd::ProgressContext& progress) { return image.rebuild_object_map(progress); },
+        watching);
+  });
+}
+
+Status RbdCluster::flatten_image(const ImageName& name, const Watching& watching) {
+  const auto what = fmt::format("Cannot flatten image '{}'", to_string(name));
+  return guarded(what, [&]() -> Status {
+    auto open = open_image(name, For::writing);
+    if (!open) return open.error();
+    librbd::linked_image_spec_t parent;
+    librbd::snap_spec_t snapshot;
+    const int result = (*open)->image.get_parent(&parent, &snapshot);
+    if (result == -ENOENT) return {};
+    if (result < 0) return make_error(result, what);
+    return run_watched(
+        std::move(*open), what,
+        [](librbd::Image& image, librbd::ProgressContext& progress) { return image.flatten_with_progress(progress); },
+        watching);
   });
 }
 
