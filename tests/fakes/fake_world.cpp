@@ -9,9 +9,11 @@ namespace poolshift::fakes {
 namespace {
 
 constexpr std::int64_t kWatchTimeoutMs = 30'000;
+constexpr std::int64_t kGuardianRetryMs = 100;
+constexpr std::int64_t kRollbackMs = 5'000;
 
-Error not_found(const std::string& what) {
-  return {ErrorCode::not_found, fmt::format("{} does not exist", what), "Check the name."};
+bool is_open(const FakeImage& image) {
+  return std::any_of(image.watchers.begin(), image.watchers.end(), [](const auto& each) { return each.second < 0; });
 }
 
 }  // namespace
@@ -68,10 +70,17 @@ void FakeWorld::fill(FakeDomain& domain, const std::string& target, std::uint64_
 void FakeWorld::write_block(FakeDomain& domain, FakeDisk& disk, std::uint64_t block) {
   (void)domain;
   const auto stamp = next_stamp_++;
-  image(*disk.shown.image)->blocks[block] = stamp;
+  if (disk.overlay) {
+    disk.overlay->file->blocks[block] = stamp;
+    // The guest's flush makes the file itself durable too.
+    if (const auto file = files.find(disk.overlay->path); file != files.end()) file->second.is_durable = true;
+    if (disk.commit) disk.commit->dirty.insert(block);
+  } else {
+    store(*image(*disk.shown.image), block, stamp);
+  }
   if (disk.mirror) {
     if (disk.mirror->options.synchronous_writes) {
-      image(disk.mirror->options.target)->blocks[block] = stamp;
+      store(*image(disk.mirror->options.target), block, stamp);
     } else {
       disk.mirror->dirty.insert(block);
     }
@@ -79,24 +88,149 @@ void FakeWorld::write_block(FakeDomain& domain, FakeDisk& disk, std::uint64_t bl
   disk.acknowledged[block] = stamp;
   disk.counters.written_bytes += kBlockBytes;
   disk.counters.write_requests += 1;
-  disk.counters.write_time_ns += 1'000'000;
+  disk.counters.write_time_ns +=
+      static_cast<std::uint64_t>(1'000'000 * (1 + slowdown_per_offload * static_cast<double>(offloads_under_way)));
+}
+
+std::optional<std::uint64_t> FakeWorld::stored(const FakeLayer& layer, std::uint64_t block) const {
+  const auto object = block / kObjectBlocks;
+  if (!layer.unmapped.contains(object) && has_object(layer, object)) {
+    const auto found = layer.blocks.find(block);
+    return found == layer.blocks.end() ? std::nullopt : std::optional(found->second);
+  }
+  if (block * kBlockBytes >= layer.parent_bytes) return std::nullopt;
+  const auto* parent = snapshot(layer.parent);
+  return parent == nullptr ? std::nullopt : stored(*parent, block);
+}
+
+std::uint64_t FakeWorld::read(const ImageName& name, std::uint64_t block) const {
+  const auto* fake = image(name);
+  return fake == nullptr ? 0 : stored(*fake, block).value_or(0);
+}
+
+std::uint64_t FakeWorld::read(const FakeDisk& disk, std::uint64_t block) const {
+  if (disk.overlay && disk.overlay->file) {
+    const auto& blocks = disk.overlay->file->blocks;
+    if (const auto found = blocks.find(block); found != blocks.end()) return found->second;
+  }
+  return disk.shown.image ? read(*disk.shown.image, block) : 0;
+}
+
+std::uint64_t FakeWorld::allocated_blocks(const FakeLayer& layer) const {
+  if (layer.parent.empty() && layer.unmapped.empty()) return layer.blocks.size();
+  const auto own_blocks = layer.blocks.empty() ? 0 : layer.blocks.rbegin()->first + 1;
+  const auto end = std::max(own_blocks, (layer.parent_bytes + kBlockBytes - 1) / kBlockBytes);
+  std::uint64_t allocated = 0;
+  for (std::uint64_t block = 0; block < end; ++block) allocated += stored(layer, block) ? 1 : 0;
+  return allocated;
+}
+
+bool FakeWorld::has_object(const FakeLayer& layer, std::uint64_t object) {
+  const auto first = layer.blocks.lower_bound(object * kObjectBlocks);
+  return first != layer.blocks.end() && first->first < (object + 1) * kObjectBlocks;
+}
+
+std::vector<std::uint64_t> FakeWorld::objects_of(const FakeLayer& layer) {
+  std::vector<std::uint64_t> objects;
+  for (const auto& [block, stamp] : layer.blocks) {
+    if (objects.empty() || objects.back() != block / kObjectBlocks) objects.push_back(block / kObjectBlocks);
+  }
+  return objects;
+}
+
+void FakeWorld::store(FakeImage& image, std::uint64_t block, std::uint64_t stamp) {
+  const auto object = block / kObjectBlocks;
+  copy_up(image, object);
+  image.unmapped.erase(object);
+  image.blocks[block] = stamp;
+}
+
+void FakeWorld::copy_up(FakeImage& image, std::uint64_t object) {
+  if (image.parent.empty() || has_object(image, object)) return;
+  std::map<std::uint64_t, std::uint64_t> from_parent;
+  for (auto block = object * kObjectBlocks; block < (object + 1) * kObjectBlocks; ++block) {
+    if (const auto stamp = stored(image, block)) from_parent[block] = *stamp;
+  }
+  image.blocks.merge(from_parent);
+}
+
+std::uint64_t FakeWorld::objects_of_parent(const FakeLayer& layer) {
+  constexpr auto kObjectBytes = kObjectBlocks * kBlockBytes;
+  return (layer.parent_bytes + kObjectBytes - 1) / kObjectBytes;
+}
+
+const FakeSnapshot* FakeWorld::snapshot(const std::string& name) const {
+  const auto at = name.rfind('@');
+  const auto parsed = parse_image_name(name.substr(0, at));
+  if (at == std::string::npos || !parsed) return nullptr;
+  const auto find_in = [&](const FakeImage& fake) -> const FakeSnapshot* {
+    const auto found = fake.frozen.find(name.substr(at + 1));
+    return found == fake.frozen.end() ? nullptr : &found->second;
+  };
+  if (const auto* fake = image(*parsed); fake != nullptr && find_in(*fake) != nullptr) return find_in(*fake);
+  for (const auto& [trashed, fake] : trash) {
+    if (trashed == *parsed && find_in(fake) != nullptr) return find_in(fake);
+  }
+  return nullptr;
+}
+
+bool FakeWorld::has_clones(const std::string& snapshot) const {
+  const auto is_clone = [&](const auto& each) {
+    const FakeImage& fake = each.second;
+    return fake.parent == snapshot || std::any_of(fake.frozen.begin(), fake.frozen.end(),
+                                                  [&](const auto& frozen) { return frozen.second.parent == snapshot; });
+  };
+  return std::any_of(images.begin(), images.end(), is_clone) || std::any_of(trash.begin(), trash.end(), is_clone);
+}
+
+void FakeWorld::rename_parent(const ImageName& from, const ImageName& to) {
+  const auto prefix = to_string(from) + "@";
+  const auto rename_in = [&](FakeLayer& layer) {
+    if (layer.parent.starts_with(prefix)) layer.parent = to_string(to) + "@" + layer.parent.substr(prefix.size());
+  };
+  for (auto& [name, fake] : images) {
+    rename_in(fake);
+    for (auto& [snap, frozen] : fake.frozen) rename_in(frozen);
+  }
+}
+
+const std::string& FakeWorld::data_pool(const ImageName& name, const FakeImage& image) {
+  return image.spec.data_pool.empty() ? name.pool : image.spec.data_pool;
+}
+
+bool FakeWorld::is_full(const std::string& pool) const {
+  const auto found = pools.find(pool);
+  if (found == pools.end()) return false;
+  const auto& fake = found->second.pool;
+  if (fake.full || fake.quota_bytes == 0) return fake.full;
+  std::uint64_t blocks = 0;
+  for (const auto& [name, each] : images) {
+    if (data_pool(name, each) == pool) blocks += each.blocks.size();
+  }
+  return blocks * kBlockBytes >= fake.quota_bytes;
 }
 
 void FakeWorld::advance(std::int64_t duration_ms) {
-  for (std::int64_t i = 0; i < duration_ms; ++i) tick();
+  const auto until_ms = now_ms + duration_ms;
+  while (now_ms < until_ms) tick();  // a guardian that acts in a tick takes time of its own
 }
 
 void FakeWorld::tick() {
   ++now_ms;
   if (now_ms % 100 == 0) end_watches();
   for (auto& domain : domains) {
+    domain->paused_ms = domain->state == DomainState::paused ? domain->paused_ms + 1 : 0;
+    domain->longest_pause_ms = std::max(domain->longest_pause_ms, domain->paused_ms);
     if (domain->state == DomainState::inactive) continue;
     for (auto& disk : domain->disks) {
       if (!disk.shown.image) continue;
       if (domain->state == DomainState::running) guest_writes(*domain, disk);
       if (disk.mirror) copy_some(*domain, disk);
+      if (disk.commit) commit_some(disk);
     }
   }
+  flatten_some();
+  watch_over_guests();
 }
 
 void FakeWorld::end_watches() {
@@ -106,6 +240,9 @@ void FakeWorld::end_watches() {
 }
 
 void FakeWorld::guest_writes(FakeDomain& domain, FakeDisk& disk) {
+  const auto& name = *disk.shown.image;
+  // A write to a full pool is held up until there is room.
+  if (!disk.overlay && image(name) != nullptr && is_full(data_pool(name, *image(name)))) return;
   double per_s = static_cast<double>(disk.writes_per_s);
   for (const auto limit : {disk.limit.total_bytes_per_s, disk.limit.write_bytes_per_s}) {
     if (limit != 0) per_s = std::min(per_s, static_cast<double>(limit) / static_cast<double>(kBlockBytes));
@@ -144,13 +281,81 @@ void FakeWorld::copy_some(FakeDomain& domain, FakeDisk& disk) {
     mirror.credit -= static_cast<std::int64_t>(kBlockBytes);
     mirror.highest_written_bytes = std::max(mirror.highest_written_bytes, (block + 1) * kBlockBytes);
     mirror.copied_bytes += kBlockBytes;
-    const auto found = source->blocks.find(block);
-    target->blocks[block] = found == source->blocks.end() ? 0 : found->second;
+    store(*target, block, read(disk, block));
   }
   if (mirror.dirty.empty()) {
     mirror.credit = 0;
     mirror.ready = true;
   }
+}
+
+void FakeWorld::commit_some(FakeDisk& disk) {
+  for (const auto block : disk.commit->dirty) store(*image(*disk.shown.image), block, read(disk, block));
+  disk.commit->dirty.clear();
+  disk.commit->ready = true;
+}
+
+void FakeWorld::flatten_some() {
+  if (now_ms < cluster_away_until_ms) return;
+  for (auto& [name, fake] : images) {
+    if (!fake.flattening || is_full(data_pool(name, fake))) continue;
+    if (fake.flattened_objects < objects_of_parent(fake)) {
+      // An object that is there wins over the copy from the parent. That the object map does not learn of it then is
+      // harder than librbd is, to find out who relies on that.
+      copy_up(fake, fake.flattened_objects++);
+    } else {
+      fake.parent.clear();
+      fake.parent_bytes = 0;
+      fake.flattening = false;
+    }
+  }
+}
+
+void FakeWorld::watch_over_guests() {
+  if (guardian_acts_ || guardians.empty()) return;
+  const auto living = guardians;
+  for (const auto& guardian : living) watch_over_guest(guardian);
+}
+
+// What guardian/main.cpp does.
+void FakeWorld::watch_over_guest(const std::shared_ptr<FakeGuardian>& guardian) {
+  FakeGuardian& it = *guardian;
+  const bool begun = it.begun_ms >= 0;
+  if (!it.acts) {
+    if (it.is_told || (!it.owner_is_alive && !begun)) return end_guardian(guardian);
+    const bool is_late = begun && now_ms - it.begun_ms >= it.order.max_pause_ms;
+    if (it.owner_is_alive && (!is_late || it.has_stepped_in)) return;
+    it.acts = it.has_stepped_in = true;
+    if (!it.owner_is_alive) it.looks_again_until_ms = now_ms + guardians_look_again_ms;
+  }
+  if (now_ms < it.next_try_ms) return;
+  it.next_try_ms = now_ms + kGuardianRetryMs;
+  guardian_acts_ = true;
+  const auto its_hypervisor = make_fake_hypervisor(*this, true);
+  const auto its_system = make_fake_system(*this, true);
+  const bool runs = let_guest_run(*its_hypervisor, *its_system, it.order, kRollbackMs).ok();
+  guardian_acts_ = false;
+  if (!runs || now_ms < it.looks_again_until_ms) return;
+  it.acts = false;
+  if (it.looks_again_until_ms >= 0) end_guardian(guardian);
+}
+
+void FakeWorld::end_guardian(const std::shared_ptr<FakeGuardian>& guardian) {
+  if (std::erase(guardians, guardian) == 0) return;
+  if (!locked_by_process_.contains(guardian->lock_path)) locked.erase(guardian->lock_path);
+}
+
+bool FakeWorld::lock(const std::string& path) {
+  if (!locked.insert(path).second) return false;
+  locked_by_process_.insert(path);
+  return true;
+}
+
+void FakeWorld::unlock(const std::string& path) {
+  locked_by_process_.erase(path);
+  const bool is_shared = std::any_of(guardians.begin(), guardians.end(),
+                                     [&](const auto& guardian) { return guardian->lock_path == path; });
+  if (!is_shared) locked.erase(path);
 }
 
 std::string FakeWorld::watcher_of(const FakeDomain& domain, const ImageName& image) {
@@ -167,15 +372,28 @@ void FakeWorld::kill_qemu(FakeDomain& domain) {
       if (FakeImage* fake = image(name)) {
         const auto watcher = fake->watchers.find(watcher_of(domain, name));
         if (watcher != fake->watchers.end()) watcher->second = now_ms + kWatchTimeoutMs;
+        fake->flattening = false;
       }
     }
     disk.mirror.reset();
-    if (domain.persistent) disk.shown.image = disk.persistent_image;
+    disk.commit.reset();
+    if (!domain.persistent) continue;
+    disk.shown.image = disk.persistent_image;
+    disk.overlay.reset();
+    if (!disk.persistent_overlay.empty()) {
+      disk.overlay = FakeOverlay{disk.persistent_overlay, files[disk.persistent_overlay].qcow2};
+    }
   }
   domain.state = DomainState::inactive;
 }
 
 void FakeWorld::start_qemu(FakeDomain& domain) {
+  for (auto& disk : domain.disks) {
+    if (disk.persistent_overlay.empty()) continue;
+    const auto file = files.find(disk.persistent_overlay);
+    if (file == files.end() || !file->second.qcow2) return;
+    disk.overlay = FakeOverlay{disk.persistent_overlay, file->second.qcow2};
+  }
   ++domain.instance;
   domain.state = DomainState::running;
   for (auto& disk : domain.disks) {
@@ -186,9 +404,20 @@ void FakeWorld::start_qemu(FakeDomain& domain) {
   }
 }
 
-void FakeWorld::process_dies() { locked.clear(); }
+void FakeWorld::process_dies() {
+  locked.clear();
+  locked_by_process_.clear();
+  if (guardians_die_too) guardians.clear();
+  for (const auto& guardian : guardians) {
+    guardian->owner_is_alive = false;
+    locked.insert(guardian->lock_path);
+  }
+  // What runs in the client that has the image open goes on.
+  for (auto& [name, fake] : images) fake.flattening = fake.flattening && is_open(fake);
+}
 
 void FakeWorld::host_crashes() {
+  guardians.clear();
   process_dies();
   for (auto& domain : domains) kill_qemu(*domain);
   std::erase_if(domains, [](const auto& domain) { return !domain->persistent; });
@@ -205,15 +434,26 @@ void FakeWorld::happen_at(std::uint64_t call_number, std::function<void()> event
   events_[calls_ + call_number] = std::move(event);
 }
 
-void FakeWorld::begin_call() {
-  ++calls_;
-  if (const auto event = events_.find(calls_); event != events_.end()) event->second();
-  if (crash_call_ == calls_ && crash_when_ == CrashWhen::before) throw Crash{};
+void FakeWorld::hang_at(std::uint64_t call_number, std::int64_t duration_ms, CrashWhen when) {
+  hangs_[calls_ + call_number] = {duration_ms, when};
 }
 
-void FakeWorld::end_call() {
+std::uint64_t FakeWorld::begin_call() {
+  const auto number = ++calls_;
+  if (const auto event = events_.find(number); event != events_.end()) event->second();
+  if (const auto hang = hangs_.find(number); hang != hangs_.end() && hang->second.when == CrashWhen::before) {
+    advance(hang->second.duration_ms);
+  }
+  if (crash_call_ == number && crash_when_ == CrashWhen::before) throw Crash{};
+  return number;
+}
+
+void FakeWorld::end_call(std::uint64_t number) {
   advance(1);
-  if (crash_call_ == calls_) throw Crash{};
+  if (const auto hang = hangs_.find(number); hang != hangs_.end() && hang->second.when != CrashWhen::before) {
+    advance(hang->second.duration_ms);
+  }
+  if (crash_call_ == number) throw Crash{};
 }
 
 FakeDomain* FakeWorld::find(const std::string& name_or_uuid) {
@@ -229,516 +469,15 @@ FakeImage* FakeWorld::image(const ImageName& name) {
   return found == images.end() ? nullptr : &found->second;
 }
 
-std::string FakeWorld::next_id() { return fmt::format("{:012x}", ++ids_); }
-
-namespace {
-
-Domain shown(const FakeDomain& fake) {
-  Domain domain;
-  domain.uuid = fake.uuid;
-  domain.name = fake.name;
-  domain.state = fake.state;
-  domain.persistent = fake.persistent;
-  for (const auto& disk : fake.disks) {
-    Disk live = disk.shown;
-    if (disk.mirror) live.mirror = Mirror{disk.mirror->options.target, disk.mirror->ready, false};
-    domain.disks.push_back(live);
-    if (!fake.persistent) continue;
-    Disk persistent = disk.shown;
-    persistent.image = disk.persistent_image;
-    domain.persistent_disks.push_back(persistent);
-  }
-  return domain;
+const FakeImage* FakeWorld::image(const ImageName& name) const {
+  const auto found = images.find(name);
+  return found == images.end() ? nullptr : &found->second;
 }
 
-class FakeHypervisor : public Hypervisor {
- public:
-  explicit FakeHypervisor(FakeWorld& world) : world_(world) {}
+std::string FakeWorld::next_id() { return fmt::format("{:012x}", ++ids_); }
 
-  Result<HypervisorVersions> versions() override {
-    return world_.call([&]() -> Result<HypervisorVersions> {
-      if (away()) return unreachable();
-      return HypervisorVersions{"9.0.0", "7.2.0", "fake:///"};
-    });
-  }
-
-  Result<Domain> find_domain(const std::string& name_or_uuid) override {
-    return world_.call([&]() -> Result<Domain> {
-      if (away()) return unreachable();
-      const FakeDomain* fake = world_.find(name_or_uuid);
-      if (fake == nullptr) return not_found(fmt::format("domain '{}'", name_or_uuid));
-      return shown(*fake);
-    });
-  }
-
-  Result<std::vector<Domain>> list_domains() override {
-    return world_.call([&]() -> Result<std::vector<Domain>> {
-      if (away()) return unreachable();
-      std::vector<Domain> found;
-      for (const auto& domain : world_.domains) {
-        if (world_.find(domain->uuid) == domain.get()) found.push_back(shown(*domain));
-      }
-      return found;
-    });
-  }
-
-  Result<std::string> secret_value(const ClusterAccess& access) override {
-    return world_.call([&]() -> Result<std::string> {
-      if (away()) return unreachable();
-      const auto& id = access.secret_uuid.empty() ? access.secret_usage : access.secret_uuid;
-      const auto found = world_.secrets.find(id);
-      if (found == world_.secrets.end()) return not_found(fmt::format("libvirt secret '{}'", id));
-      return found->second;
-    });
-  }
-
-  Status start_mirror(const std::string& uuid, const std::string& target, const MirrorOptions& options) override {
-    return world_.call([&]() -> Status {
-      return on_live_disk(uuid, target, [&](FakeDomain& domain, FakeDisk& disk) -> Status {
-        if (disk.mirror) return Error{ErrorCode::busy, "the disk has a copy already", "Wait for it."};
-        FakeImage* to = world_.image(options.target);
-        const FakeImage* from = world_.image(*disk.shown.image);
-        if (to == nullptr) return failed("the target does not exist");
-        if (to->spec.size_bytes != from->spec.size_bytes) return failed("the sizes differ");
-        FakeMirror mirror;
-        mirror.options = options;
-        mirror.zeroing = disk.shown.unmaps;
-        const auto last_block = from->spec.size_bytes / kBlockBytes;
-        for (std::uint64_t block = 0; block < last_block; ++block) {
-          // QEMU copies every block to a target that it may not unmap.
-          if (!disk.shown.unmaps || from->blocks.contains(block)) mirror.dirty.insert(block);
-        }
-        to->watchers[FakeWorld::watcher_of(domain, options.target)] = -1;
-        disk.mirror = std::move(mirror);
-        return {};
-      });
-    });
-  }
-
-  Result<std::optional<MirrorProgress>> mirror_progress(const std::string& uuid, const std::string& target) override {
-    return world_.call([&]() -> Result<std::optional<MirrorProgress>> {
-      std::optional<MirrorProgress> progress;
-      auto status = on_live_disk(uuid, target, [&](FakeDomain&, FakeDisk& disk) -> Status {
-        if (!disk.mirror) return {};
-        const auto& mirror = *disk.mirror;
-        if (mirror.zeroing) {
-          progress = MirrorProgress{0, 0, mirror.highest_written_bytes};
-        } else {
-          progress = MirrorProgress{mirror.copied_bytes, mirror.copied_bytes + mirror.dirty.size() * kBlockBytes,
-                                    mirror.highest_written_bytes};
-        }
-        return {};
-      });
-      if (!status) return status.error();
-      return progress;
-    });
-  }
-
-  Status set_mirror_bandwidth(const std::string& uuid, const std::string& target, std::uint64_t bytes_per_s) override {
-    return world_.call([&]() -> Status {
-      return on_live_disk(uuid, target, [&](FakeDomain&, FakeDisk& disk) -> Status {
-        if (!disk.mirror) return failed("the disk has no copy");
-        disk.mirror->options.bandwidth_bytes_per_s = bytes_per_s;
-        return {};
-      });
-    });
-  }
-
-  Status pivot_mirror(const std::string& uuid, const std::string& target) override {
-    return world_.call([&]() -> Status {
-      return on_live_disk(uuid, target, [&](FakeDomain& domain, FakeDisk& disk) -> Status {
-        if (!disk.mirror) return failed("the disk has no copy");
-        if (!disk.mirror->ready) return failed("the copy is not ready");
-        if (world_.next_pivot_fails) {
-          const Error error = *world_.next_pivot_fails;
-          world_.next_pivot_fails.reset();
-          return error;
-        }
-        FakeImage* from = world_.image(*disk.shown.image);
-        FakeImage* to = world_.image(disk.mirror->options.target);
-        for (const auto block : disk.mirror->dirty) to->blocks[block] = from->blocks[block];
-        from->watchers.erase(FakeWorld::watcher_of(domain, *disk.shown.image));
-        if (disk.persistent_image == disk.shown.image && !world_.pivots_forget_definition)
-          disk.persistent_image = disk.mirror->options.target;
-        disk.shown.image = disk.mirror->options.target;
-        disk.mirror.reset();
-        return {};
-      });
-    });
-  }
-
-  Status cancel_mirror(const std::string& uuid, const std::string& target) override {
-    return world_.call([&]() -> Status {
-      return on_live_disk(uuid, target, [&](FakeDomain&, FakeDisk& disk) -> Status {
-        if (disk.mirror) disk.mirror->ending = true;
-        return {};
-      });
-    });
-  }
-
-  Result<DiskCounters> disk_counters(const std::string& uuid, const std::string& target) override {
-    return world_.call([&]() -> Result<DiskCounters> {
-      DiskCounters counters;
-      auto status = on_live_disk(uuid, target, [&](FakeDomain&, FakeDisk& disk) -> Status {
-        counters = disk.counters;
-        return {};
-      });
-      if (!status) return status.error();
-      return counters;
-    });
-  }
-
-  Result<WriteLimit> write_limit(const std::string& uuid, const std::string& target) override {
-    return world_.call([&]() -> Result<WriteLimit> {
-      WriteLimit limit;
-      auto status = on_live_disk(uuid, target, [&](FakeDomain&, FakeDisk& disk) -> Status {
-        limit = disk.limit;
-        return {};
-      });
-      if (!status) return status.error();
-      return limit;
-    });
-  }
-
-  Status set_write_limit(const std::string& uuid, const std::string& target, const WriteLimit& limit) override {
-    return world_.call([&]() -> Status {
-      return on_live_disk(uuid, target, [&](FakeDomain&, FakeDisk& disk) -> Status {
-        if (limit.total_bytes_per_s != 0 && limit.write_bytes_per_s != 0) return failed("total and write limit");
-        disk.limit = limit;
-        return {};
-      });
-    });
-  }
-
-  Status grow_disk(const std::string& uuid, const std::string& target, std::uint64_t bytes) override {
-    return world_.call([&]() -> Status {
-      return on_live_disk(uuid, target, [&](FakeDomain&, FakeDisk& disk) -> Status {
-        auto& size_bytes = world_.image(*disk.shown.image)->spec.size_bytes;
-        size_bytes = std::max(size_bytes, bytes);
-        return {};
-      });
-    });
-  }
-
- private:
-  bool away() const { return world_.now_ms < world_.hypervisor_away_until_ms; }
-  static Error unreachable() { return {ErrorCode::unreachable, "libvirtd does not answer", "Start it."}; }
-  static Error failed(const std::string& why) { return {ErrorCode::failed, why, "Look at libvirt's log."}; }
-
-  template <class Body>
-  Status on_live_disk(const std::string& uuid, const std::string& target, Body body) {
-    if (away()) return unreachable();
-    FakeDomain* domain = world_.find(uuid);
-    if (domain == nullptr) return not_found(fmt::format("domain '{}'", uuid));
-    if (domain->state == DomainState::inactive) return failed(fmt::format("domain '{}' is not running", domain->name));
-    for (auto& disk : domain->disks) {
-      if (disk.shown.target == target) return body(*domain, disk);
-    }
-    return not_found(fmt::format("disk '{}' of domain '{}'", target, domain->name));
-  }
-
-  FakeWorld& world_;
-};
-
-class FakeCluster : public Cluster {
- public:
-  FakeCluster(FakeWorld& world, std::string fsid) : world_(world), fsid_(std::move(fsid)) {}
-
-  Result<std::string> fsid() override {
-    return world_.call([&]() -> Result<std::string> {
-      if (away()) return unreachable();
-      return fsid_;
-    });
-  }
-
-  Result<Pool> pool(const std::string& name) override {
-    return world_.call([&]() -> Result<Pool> {
-      POOLSHIFT_TRY(pool_usable(name, false));
-      return world_.pools[name].pool;
-    });
-  }
-
-  Result<std::vector<HealthCheck>> health() override {
-    return world_.call([&]() -> Result<std::vector<HealthCheck>> {
-      if (away()) return unreachable();
-      return world_.health;
-    });
-  }
-
-  Status may_write(const std::string& pool, const std::string&) override {
-    return world_.call([&]() -> Status { return pool_usable(pool, true); });
-  }
-
-  Result<Image> image(const ImageName& name) override {
-    return world_.call([&]() -> Result<Image> {
-      Image found;
-      auto status = on_image(name, [&](FakeImage& fake) -> Status {
-        found.id = fake.id;
-        found.spec = fake.spec;
-        for (const auto& [watcher, until_ms] : fake.watchers) found.watchers.push_back(watcher);
-        found.lockers = fake.lockers;
-        // QEMU takes the exclusive lock of an image that has the feature.
-        const bool open = std::any_of(fake.watchers.begin(), fake.watchers.end(),
-                                      [](const auto& watcher) { return watcher.first.starts_with("qemu-"); });
-        if (open && (fake.spec.features & 4) != 0) found.lockers.push_back("client.qemu");
-        found.snapshots = fake.snapshots;
-        found.parent = fake.parent;
-        found.group = fake.group;
-        found.migrating = fake.migrating;
-        found.mirroring = fake.mirroring;
-        return {};
-      });
-      if (!status) return status.error();
-      return found;
-    });
-  }
-
-  Result<std::uint64_t> used_bytes(const ImageName& name) override {
-    return world_.call([&]() -> Result<std::uint64_t> {
-      std::uint64_t used = 0;
-      auto status = on_image(name, [&](FakeImage& fake) -> Status {
-        used = fake.blocks.size() * kBlockBytes;
-        return {};
-      });
-      if (!status) return status.error();
-      return used;
-    });
-  }
-
-  Status create_image(const ImageName& name, const ImageSpec& spec) override {
-    return world_.call([&]() -> Status {
-      POOLSHIFT_TRY(pool_usable(name.pool, true));
-      if (world_.image(name) != nullptr) return exists(name);
-      if (!spec.data_pool.empty()) POOLSHIFT_TRY(pool_usable(spec.data_pool, true));
-      FakeImage& fake = world_.images[name];
-      fake.id = world_.next_id();
-      fake.spec = spec;
-      if (world_.torn_now()) fake.spec.metadata.clear();  // metadata is set after the creation, key by key
-      return {};
-    });
-  }
-
-  Status rename_image(const ImageName& from, const ImageName& to) override {
-    return world_.call([&]() -> Status {
-      return on_image(from, [&](FakeImage& fake) -> Status {
-        if (world_.image(to) != nullptr) return exists(to);
-        FakeImage moved = std::move(fake);
-        world_.images.erase(from);
-        world_.images[to] = std::move(moved);
-        return {};
-      });
-    });
-  }
-
-  Status resize_image(const ImageName& name, std::uint64_t size_bytes) override {
-    return world_.call([&]() -> Status {
-      return on_image(name, [&](FakeImage& fake) -> Status {
-        fake.spec.size_bytes = size_bytes;
-        std::erase_if(fake.blocks, [&](const auto& block) { return block.first * kBlockBytes >= size_bytes; });
-        return {};
-      });
-    });
-  }
-
-  Status sparsify_image(const ImageName& name) override {
-    return world_.call([&]() -> Status {
-      return on_image(name, [&](FakeImage& fake) -> Status {
-        std::erase_if(fake.blocks, [](const auto& block) { return block.second == 0; });
-        return {};
-      });
-    });
-  }
-
-  Status set_metadata(const ImageName& name, const std::string& key, const std::string& value) override {
-    return world_.call([&]() -> Status {
-      return on_image(name, [&](FakeImage& fake) -> Status {
-        fake.spec.metadata[key] = value;
-        return {};
-      });
-    });
-  }
-
-  Status remove_metadata(const ImageName& name, const std::string& key) override {
-    return world_.call([&]() -> Status {
-      return on_image(name, [&](FakeImage& fake) -> Status {
-        fake.spec.metadata.erase(key);
-        return {};
-      });
-    });
-  }
-
-  Status move_to_trash(const ImageName& name) override {
-    return world_.call([&]() -> Status {
-      return on_image(name, [&](FakeImage& fake) -> Status {
-        if (!fake.watchers.empty()) return Error{ErrorCode::busy, "the image is open", "Close it."};
-        world_.trash.emplace_back(name, std::move(fake));
-        world_.images.erase(name);
-        return {};
-      });
-    });
-  }
-
- private:
-  bool away() const { return world_.now_ms < world_.cluster_away_until_ms; }
-  static Error unreachable() { return {ErrorCode::unreachable, "the cluster does not answer", "Look at it."}; }
-  static Error exists(const ImageName& name) {
-    return {ErrorCode::exists, fmt::format("{} exists", to_string(name)), "Choose another name."};
-  }
-
-  Status pool_usable(const std::string& name, bool to_write) const {
-    if (away()) return unreachable();
-    const auto found = world_.pools.find(name);
-    if (found == world_.pools.end()) return not_found(fmt::format("pool '{}'", name));
-    if (to_write && !found->second.allowed) {
-      return Error{ErrorCode::denied, fmt::format("user 'cinder' may not write to pool '{}'", name), "Grant it."};
-    }
-    return {};
-  }
-
-  template <class Body>
-  Status on_image(const ImageName& name, Body body) {
-    POOLSHIFT_TRY(pool_usable(name.pool, true));
-    FakeImage* fake = world_.image(name);
-    if (fake == nullptr) return not_found(fmt::format("image {}", to_string(name)));
-    return body(*fake);
-  }
-
-  FakeWorld& world_;
-  std::string fsid_;
-};
-
-class FakeStorage : public Storage {
- public:
-  explicit FakeStorage(FakeWorld& world) : world_(world) {}
-
-  Result<std::unique_ptr<Cluster>> connect(const ClusterAccess& access, const std::string& key) override {
-    return world_.call([&]() -> Result<std::unique_ptr<Cluster>> {
-      if (world_.now_ms < world_.cluster_away_until_ms) {
-        return Error{ErrorCode::unreachable, "the cluster does not answer", "Look at it."};
-      }
-      if (access.conf_path.empty() && key != "key") {
-        return Error{ErrorCode::denied, fmt::format("the cluster refuses user '{}'", access.user), "Check the key."};
-      }
-      const auto by_conf = world_.fsid_by_conf.find(access.conf_path);
-      const auto fsid = by_conf == world_.fsid_by_conf.end() ? world_.fsid : by_conf->second;
-      return std::unique_ptr<Cluster>(std::make_unique<FakeCluster>(world_, fsid));
-    });
-  }
-
-  std::string version() override { return "16.2.0"; }
-
- private:
-  FakeWorld& world_;
-};
-
-class FakeLock : public FileLock {
- public:
-  FakeLock(FakeWorld& world, std::string path) : world_(world), path_(std::move(path)) {}
-  ~FakeLock() override { world_.locked.erase(path_); }
-  FakeLock(const FakeLock&) = delete;
-  FakeLock& operator=(const FakeLock&) = delete;
-
- private:
-  FakeWorld& world_;
-  std::string path_;
-};
-
-class FakeSystem : public System {
- public:
-  explicit FakeSystem(FakeWorld& world) : world_(world) {}
-
-  std::int64_t monotonic_ms() override { return world_.now_ms; }
-  std::int64_t wall_clock_ms() override { return 1'700'000'000'000 + world_.now_ms; }
-  void sleep_ms(std::int64_t duration_ms) override {
-    world_.call([&] {
-      world_.advance(duration_ms);
-      return true;
-    });
-  }
-  std::string random_id() override { return world_.next_id(); }
-
-  Status make_folder(const std::string&) override { return {}; }
-
-  Result<std::vector<std::string>> list_folder(const std::string& path) override {
-    return world_.call([&]() -> Result<std::vector<std::string>> {
-      std::vector<std::string> names;
-      const auto prefix = path + "/";
-      for (const auto& [name, file] : world_.files) {
-        if (name.starts_with(prefix)) names.push_back(name.substr(prefix.size()));
-      }
-      return names;
-    });
-  }
-
-  Result<std::string> read_file(const std::string& path, std::uint64_t limit_bytes) override {
-    return world_.call([&]() -> Result<std::string> {
-      const auto found = world_.files.find(path);
-      if (found == world_.files.end()) return not_found(path);
-      if (found->second.content.size() > limit_bytes) return Error{ErrorCode::failed, "the file is too long", ""};
-      return found->second.content;
-    });
-  }
-
-  Status create_file(const std::string& path, const std::string& content) override {
-    return world_.call([&]() -> Status {
-      if (world_.files.contains(path)) return Error{ErrorCode::exists, path + " exists", ""};
-      if (!world_.torn_now()) world_.files[path] = {content, content, true};
-      return {};
-    });
-  }
-
-  Status append_file(const std::string& path, const std::string& content) override {
-    return world_.call([&]() -> Status {
-      const auto found = world_.files.find(path);
-      if (found == world_.files.end()) return not_found(path);
-      FakeFile& file = found->second;
-      file.content += world_.torn_now() ? content.substr(0, content.size() / 2) : content;
-      file.durable = file.content;
-      file.is_durable = true;
-      return {};
-    });
-  }
-
-  Status truncate_file(const std::string& path, std::uint64_t size_bytes) override {
-    return world_.call([&]() -> Status {
-      const auto found = world_.files.find(path);
-      if (found == world_.files.end()) return not_found(path);
-      FakeFile& file = found->second;
-      file.content.resize(size_bytes);
-      file.durable = file.content;
-      return {};
-    });
-  }
-
-  Status replace_file(const std::string& path, const std::string& content) override {
-    return world_.call([&]() -> Status {
-      world_.files[path].content = content;
-      return {};
-    });
-  }
-
-  Status remove_file(const std::string& path) override {
-    return world_.call([&]() -> Status {
-      world_.files.erase(path);
-      return {};
-    });
-  }
-
-  Result<std::unique_ptr<FileLock>> lock_file(const std::string& path) override {
-    return world_.call([&]() -> Result<std::unique_ptr<FileLock>> {
-      if (!world_.locked.insert(path).second) return Error{ErrorCode::busy, path + " is locked", ""};
-      return std::unique_ptr<FileLock>(std::make_unique<FakeLock>(world_, path));
-    });
-  }
-
- private:
-  FakeWorld& world_;
-};
-
-}  // namespace
-
-std::unique_ptr<Hypervisor> FakeWorld::hypervisor() { return std::make_unique<FakeHypervisor>(*this); }
-std::unique_ptr<Storage> FakeWorld::storage() { return std::make_unique<FakeStorage>(*this); }
-std::unique_ptr<System> FakeWorld::system() { return std::make_unique<FakeSystem>(*this); }
+std::unique_ptr<Hypervisor> FakeWorld::hypervisor() { return make_fake_hypervisor(*this, false); }
+std::unique_ptr<Storage> FakeWorld::storage() { return make_fake_storage(*this); }
+std::unique_ptr<System> FakeWorld::system() { return make_fake_system(*this, false); }
 
 }  // namespace poolshift::fakes

@@ -1,5 +1,6 @@
 // The world behind the ports, for tests without servers: a cluster, a hypervisor with writing guests, files, time.
-// It lives on when the process that uses the ports dies, and forgets what a crash forgets.
+// It lives on when the process that uses the ports dies, and forgets what a crash forgets. The world itself is in
+// fake_world.cpp, each port in the file of its name.
 //
 // tests/contract holds these fakes and the real adapters to the same cases.
 #pragma once
@@ -13,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "flow/guard.h"
 #include "ports/hypervisor.h"
 #include "ports/storage.h"
 #include "ports/system.h"
@@ -20,21 +22,54 @@
 namespace poolshift::fakes {
 
 inline constexpr std::uint64_t kBlockBytes = 4096;
+inline constexpr std::uint64_t kObjectBlocks = 4;  // a data object is so many blocks, whatever the image's order
 
 // Thrown out of a port call: the process dies here. Nothing may catch it but the test.
 struct Crash {};
 
-struct FakeImage {
+// The data of an image or of a snapshot of it.
+struct FakeLayer {
+  std::map<std::uint64_t, std::uint64_t> blocks;  // block number to stamp; there: allocated; 0: zeroes
+  // Data objects that are there and of which the object map says that they are not: they are read from the parent, or
+  // as zeroes when there is none.
+  std::set<std::uint64_t> unmapped;
+  std::string parent;              // "pool/image@snap"; empty: not a clone
+  std::uint64_t parent_bytes = 0;  // of the parent that are seen through the clone, from the start
+};
+
+struct FakeSnapshot : FakeLayer {
+  std::uint64_t size_bytes = 0;
+};
+
+struct FakeImage : FakeLayer {
   std::string id;
   ImageSpec spec;
-  std::map<std::uint64_t, std::uint64_t> blocks;  // block number to stamp; there: allocated; 0: zeroes
-  std::map<std::string, std::int64_t> watchers;   // address to the time at which the watch ends; -1: alive
+  std::map<std::string, std::int64_t> watchers;  // address to the time at which the watch ends; -1: alive
   std::vector<std::string> lockers;
   std::vector<std::string> snapshots;
-  std::string parent;
+  std::map<std::string, FakeSnapshot> frozen;  // what the snapshots hold
+  bool flattening = false;                     // librbd is at it, whoever waits for it
+  std::uint64_t flattened_objects = 0;
   std::string group;
   bool migrating = false;
   bool mirroring = false;
+};
+
+// A qcow2 file. Whoever has it open keeps it when its name is removed.
+struct FakeQcow2 {
+  std::uint64_t size_bytes = 0;
+  std::map<std::uint64_t, std::uint64_t> blocks;
+};
+
+struct FakeOverlay {
+  std::string path;
+  std::shared_ptr<FakeQcow2> file;
+};
+
+// An active commit: the overlay goes down into the image below.
+struct FakeCommit {
+  std::set<std::uint64_t> dirty;
+  bool ready = false;
 };
 
 struct FakeMirror {
@@ -49,9 +84,14 @@ struct FakeMirror {
 };
 
 struct FakeDisk {
-  Disk shown;  // what the XML says; `image` is what QEMU writes to while it is alive
+  // What the XML says, but for what the members below change in it. `image` is the RBD image that QEMU has open, below
+  // the overlay when there is one.
+  Disk shown;
   std::optional<ImageName> persistent_image;
+  std::string persistent_overlay;      // path: the definition names this file, over persistent_image
+  std::optional<FakeOverlay> overlay;  // what QEMU writes to
   std::optional<FakeMirror> mirror;
+  std::optional<FakeCommit> commit;
   WriteLimit limit;
   WriteLimit configured_limit;  // of the definition: what each start of QEMU begins with
   DiskCounters counters;
@@ -67,7 +107,9 @@ struct FakeDomain {
   std::string name;
   DomainState state = DomainState::running;
   bool persistent = true;
-  int instance = 0;  // of QEMU; another one after each start
+  int instance = 0;            // of QEMU; another one after each start
+  std::int64_t paused_ms = 0;  // for so long it has been paused now
+  std::int64_t longest_pause_ms = 0;
   std::vector<FakeDisk> disks;
 };
 
@@ -80,6 +122,20 @@ struct FakeFile {
   std::string content;
   std::string durable;
   bool is_durable = false;
+  std::shared_ptr<FakeQcow2> qcow2 = nullptr;
+};
+
+// A guardian process: it lives in the world, not in the process that has started it.
+struct FakeGuardian {
+  GuardOrder order;
+  std::string lock_path;       // which it keeps locked
+  std::int64_t begun_ms = -1;  // when the guest could first be suspended
+  bool owner_is_alive = true;  // the process that has started it
+  bool is_told = false;        // to stand down
+  bool has_stepped_in = false;
+  bool acts = false;  // until the guest runs
+  std::int64_t next_try_ms = 0;
+  std::int64_t looks_again_until_ms = -1;
 };
 
 class FakeWorld {
@@ -99,18 +155,27 @@ class FakeWorld {
   void fill(FakeDomain& domain, const std::string& disk, std::uint64_t blocks);
   void write_block(FakeDomain& domain, FakeDisk& disk, std::uint64_t block);
 
+  // --- what is read: the stamp, 0 for zeroes; empty: not allocated, neither here nor in the parents
+  std::optional<std::uint64_t> stored(const FakeLayer& layer, std::uint64_t block) const;
+  std::uint64_t read(const ImageName& name, std::uint64_t block) const;
+  // As the guest would read it, or will when it is started again.
+  std::uint64_t read(const FakeDisk& disk, std::uint64_t block) const;
+  std::uint64_t allocated_blocks(const FakeLayer& layer) const;
+
   // --- what happens
   void advance(std::int64_t duration_ms);
-  void kill_qemu(FakeDomain& domain);  // a persistent domain stays defined, a transient one is gone
-  void start_qemu(FakeDomain& domain);
-  void process_dies();  // locks are dropped, nothing else changes
-  void host_crashes();  // processes and QEMUs die, files fall back to what is durable
+  void kill_qemu(FakeDomain& domain);   // a persistent domain stays defined, a transient one is gone
+  void start_qemu(FakeDomain& domain);  // it stays off when the file of an overlay is gone
+  void process_dies();                  // locks are dropped, guardians see it, nothing else changes
+  void host_crashes();                  // processes and QEMUs die, files fall back to what is durable
   // The next port calls: throw Crash at call `number` (from 1), before or after it has acted, or in its middle.
   enum class CrashWhen { before, after, torn };
   void crash_at(std::uint64_t call_number, CrashWhen when);
   std::uint64_t calls() const { return calls_; }
   // Something that happens right before call `number`.
   void happen_at(std::uint64_t call_number, std::function<void()> event);
+  // Call `number` takes so long, before it acts or after it.
+  void hang_at(std::uint64_t call_number, std::int64_t duration_ms, CrashWhen when = CrashWhen::before);
 
   // --- the state itself
   std::int64_t now_ms = 1'000;
@@ -120,7 +185,8 @@ class FakeWorld {
   std::vector<std::unique_ptr<FakeDomain>> domains;
   std::map<std::string, FakeFile> files;
   std::set<std::string> locked;
-  std::map<std::string, std::string> secrets;  // by uuid or usage
+  std::vector<std::shared_ptr<FakeGuardian>> guardians;  // those that live
+  std::map<std::string, std::string> secrets;            // by uuid or usage
   std::vector<HealthCheck> health;
   std::string fsid = "11111111-2222-3333-4444-555555555555";
   std::map<std::string, std::string> fsid_by_conf;
@@ -132,36 +198,83 @@ class FakeWorld {
   bool pivots_forget_definition = false;      // libvirtd dies before it has recorded a pivot
   bool copies_stand_still = false;            // and cannot be ended either, like writes to a full pool
   std::uint64_t copy_bytes_per_s = 64 * 1024 * 1024;
+  std::int64_t offload_ms = 4;               // how long the OSDs take for an object
+  double slowdown_per_offload = 0;           // of the guest's writes, for each object that is under way
+  bool guardians_die_too = false;            // with the process that has started them
+  std::int64_t guardians_look_again_ms = 0;  // after the process has ended; the real one: 2 s
+  std::optional<Error> next_guardian_fails;  // to start
 
   // --- for the ports
+  // Of the process; a guardian's calls are made with guardian_call(): they take time too, and do not count.
   template <class Body>
   auto call(Body body) {
-    begin_call();
+    const auto number = begin_call();  // a call may be made inside another: while it waits
     auto result = body();
-    end_call();
+    end_call(number);
+    return result;
+  }
+  template <class Body>
+  auto guardian_call(Body body) {
+    auto result = body();
+    advance(1);
     return result;
   }
   bool torn_now() const { return crash_call_ == calls_ && crash_when_ == CrashWhen::torn; }
   FakeDomain* find(const std::string& name_or_uuid);
   FakeImage* image(const ImageName& name);
+  const FakeImage* image(const ImageName& name) const;
+  // The object goes up from the parent as a whole when this is the first write to it.
+  void store(FakeImage& image, std::uint64_t block, std::uint64_t stamp);
+  // Only the object's own blocks, not those of a parent.
+  static bool has_object(const FakeLayer& layer, std::uint64_t object);
+  static std::vector<std::uint64_t> objects_of(const FakeLayer& layer);
+  // `snapshot` as an image's `parent` has it. Null when it is not there.
+  const FakeSnapshot* snapshot(const std::string& name) const;
+  bool has_clones(const std::string& snapshot) const;
+  void rename_parent(const ImageName& from, const ImageName& to);
+  void copy_up(FakeImage& image, std::uint64_t object);
+  static std::uint64_t objects_of_parent(const FakeLayer& layer);
+  bool is_full(const std::string& pool) const;
+  static const std::string& data_pool(const ImageName& name, const FakeImage& image);
   static std::string watcher_of(const FakeDomain& domain, const ImageName& image);
   std::string next_id();
+  bool lock(const std::string& path);
+  void unlock(const std::string& path);
+  unsigned offloads_under_way = 0;
+  void end_guardian(const std::shared_ptr<FakeGuardian>& guardian);
 
  private:
-  void begin_call();
-  void end_call();
+  std::uint64_t begin_call();
+  void end_call(std::uint64_t number);
   void tick();
   void end_watches();
   void guest_writes(FakeDomain& domain, FakeDisk& disk);
   void copy_some(FakeDomain& domain, FakeDisk& disk);
+  void commit_some(FakeDisk& disk);
+  void flatten_some();
+  void watch_over_guests();
+  void watch_over_guest(const std::shared_ptr<FakeGuardian>& guardian);
+
+  struct Hang {
+    std::int64_t duration_ms = 0;
+    CrashWhen when = CrashWhen::before;
+  };
 
   std::uint64_t calls_ = 0;
   std::uint64_t crash_call_ = 0;
   CrashWhen crash_when_ = CrashWhen::before;
   std::map<std::uint64_t, std::function<void()>> events_;
+  std::map<std::uint64_t, Hang> hangs_;
+  std::set<std::string> locked_by_process_;
+  bool guardian_acts_ = false;
   std::uint64_t next_stamp_ = 1;
   std::uint64_t random_ = 12345;
   std::uint64_t ids_ = 0;
 };
+
+// What the world's ports() are made of. `of_guardian`: the calls do not count as the process's.
+std::unique_ptr<Hypervisor> make_fake_hypervisor(FakeWorld& world, bool of_guardian);
+std::unique_ptr<Storage> make_fake_storage(FakeWorld& world);
+std::unique_ptr<System> make_fake_system(FakeWorld& world, bool of_guardian);
 
 }  // namespace poolshift::fakes

@@ -1,0 +1,209 @@
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <type_traits>
+
+#include "fakes/fake_world.h"
+
+namespace poolshift::fakes {
+namespace {
+
+Error not_found(const std::string& what) {
+  return {ErrorCode::not_found, fmt::format("{} does not exist", what), "Check the name."};
+}
+
+class FakeLock : public FileLock {
+ public:
+  FakeLock(FakeWorld& world, std::string path) : world_(world), path_(std::move(path)) {}
+  ~FakeLock() override { world_.unlock(path_); }
+  FakeLock(const FakeLock&) = delete;
+  FakeLock& operator=(const FakeLock&) = delete;
+
+  const std::string& path() const { return path_; }
+
+ private:
+  FakeWorld& world_;
+  std::string path_;
+};
+
+// The end of the pipe that the process has.
+class FakeGuardianHandle : public Guardian {
+ public:
+  FakeGuardianHandle(FakeWorld& world, std::shared_ptr<FakeGuardian> guardian)
+      : world_(world), guardian_(std::move(guardian)) {}
+  ~FakeGuardianHandle() override { guardian_->owner_is_alive = false; }
+  FakeGuardianHandle(const FakeGuardianHandle&) = delete;
+  FakeGuardianHandle& operator=(const FakeGuardianHandle&) = delete;
+
+  Status begin() override {
+    return world_.call([&]() -> Status {
+      if (!stands_by()) return Error{ErrorCode::failed, "the guardian is gone", "Look at its log."};
+      guardian_->begun_ms = world_.now_ms;
+      return {};
+    });
+  }
+
+  bool stands_by() override { return lives() && !guardian_->has_stepped_in; }
+  void stand_down() override {
+    guardian_->is_told = true;
+    if (!guardian_->acts) world_.end_guardian(guardian_);
+  }
+
+ private:
+  bool lives() const {
+    return std::find(world_.guardians.begin(), world_.guardians.end(), guardian_) != world_.guardians.end();
+  }
+
+  FakeWorld& world_;
+  std::shared_ptr<FakeGuardian> guardian_;
+};
+
+class FakeSystem : public System {
+ public:
+  FakeSystem(FakeWorld& world, bool of_guardian) : world_(world), of_guardian_(of_guardian) {}
+
+  std::int64_t monotonic_ms() override { return world_.now_ms; }
+  std::int64_t wall_clock_ms() override { return 1'700'000'000'000 + world_.now_ms; }
+  void sleep_ms(std::int64_t duration_ms) override {
+    call([&] {
+      world_.advance(duration_ms);
+      return true;
+    });
+  }
+  std::string random_id() override { return world_.next_id(); }
+
+  Status make_folder(const std::string&) override { return {}; }
+  Status make_passable_folder(const std::string&) override { return {}; }
+
+  Result<std::vector<std::string>> list_folder(const std::string& path) override {
+    return call([&]() -> Result<std::vector<std::string>> {
+      std::vector<std::string> names;
+      const auto prefix = path + "/";
+      for (const auto& [name, file] : world_.files) {
+        if (name.starts_with(prefix)) names.push_back(name.substr(prefix.size()));
+      }
+      return names;
+    });
+  }
+
+  Result<std::string> read_file(const std::string& path, std::uint64_t limit_bytes) override {
+    return call([&]() -> Result<std::string> {
+      const auto found = world_.files.find(path);
+      if (found == world_.files.end()) return not_found(path);
+      if (found->second.content.size() > limit_bytes) return Error{ErrorCode::failed, "the file is too long", ""};
+      return found->second.content;
+    });
+  }
+
+  Result<std::uint64_t> file_bytes(const std::string& path) override {
+    return call([&]() -> Result<std::uint64_t> {
+      const auto found = world_.files.find(path);
+      if (found == world_.files.end()) return not_found(path);
+      const auto& file = found->second;
+      return file.content.size() + (file.qcow2 ? file.qcow2->blocks.size() * kBlockBytes : 0);
+    });
+  }
+
+  Status create_file(const std::string& path, const std::string& content) override {
+    return call([&]() -> Status {
+      if (world_.files.contains(path)) return Error{ErrorCode::exists, path + " exists", ""};
+      if (!world_.torn_now()) world_.files[path] = {content, content, true};
+      return {};
+    });
+  }
+
+  Status append_file(const std::string& path, const std::string& content) override {
+    return call([&]() -> Status {
+      const auto found = world_.files.find(path);
+      if (found == world_.files.end()) return not_found(path);
+      FakeFile& file = found->second;
+      file.content += world_.torn_now() ? content.substr(0, content.size() / 2) : content;
+      file.durable = file.content;
+      file.is_durable = true;
+      return {};
+    });
+  }
+
+  Status truncate_file(const std::string& path, std::uint64_t size_bytes) override {
+    return call([&]() -> Status {
+      const auto found = world_.files.find(path);
+      if (found == world_.files.end()) return not_found(path);
+      FakeFile& file = found->second;
+      file.content.resize(size_bytes);
+      file.durable = file.content;
+      return {};
+    });
+  }
+
+  Status replace_file(const std::string& path, const std::string& content) override {
+    return call([&]() -> Status {
+      world_.files[path].content = content;
+      return {};
+    });
+  }
+
+  Status remove_file(const std::string& path) override {
+    return call([&]() -> Status {
+      world_.files.erase(path);
+      return {};
+    });
+  }
+
+  Result<std::unique_ptr<FileLock>> lock_file(const std::string& path) override {
+    return call([&]() -> Result<std::unique_ptr<FileLock>> {
+      if (!world_.lock(path)) return Error{ErrorCode::busy, path + " is locked", ""};
+      return std::unique_ptr<FileLock>(std::make_unique<FakeLock>(world_, path));
+    });
+  }
+
+  Status create_overlay(const std::string& path, std::uint64_t size_bytes) override {
+    return call([&]() -> Status {
+      for (const auto& domain : world_.domains) {
+        for (const auto& disk : domain->disks) {
+          if (domain->state != DomainState::inactive && disk.overlay && disk.overlay->path == path) {
+            return Error{ErrorCode::failed, path + " is in use", "Look who has it open."};
+          }
+        }
+      }
+      FakeFile file{"qcow2", "", false};
+      if (!world_.torn_now()) file.qcow2 = std::make_shared<FakeQcow2>(FakeQcow2{size_bytes, {}});
+      world_.files[path] = std::move(file);
+      return {};
+    });
+  }
+
+  Result<std::unique_ptr<Guardian>> start_guardian(const std::string&, const std::string& order,
+                                                   FileLock& shared) override {
+    return call([&]() -> Result<std::unique_ptr<Guardian>> {
+      if (world_.next_guardian_fails) {
+        const Error error = *world_.next_guardian_fails;
+        world_.next_guardian_fails.reset();
+        return error;
+      }
+      auto parsed = parse_guard_order(order);
+      if (!parsed) return Error{ErrorCode::failed, "the guardian ends: " + parsed.error().message, ""};
+      auto guardian = std::make_shared<FakeGuardian>();
+      guardian->order = std::move(*parsed);
+      guardian->lock_path = dynamic_cast<FakeLock&>(shared).path();
+      world_.guardians.push_back(guardian);
+      return std::unique_ptr<Guardian>(std::make_unique<FakeGuardianHandle>(world_, guardian));
+    });
+  }
+
+ private:
+  template <class Body>
+  std::invoke_result_t<Body&> call(Body body) {
+    return of_guardian_ ? world_.guardian_call(body) : world_.call(body);
+  }
+
+  FakeWorld& world_;
+  bool of_guardian_;
+};
+
+}  // namespace
+
+std::unique_ptr<System> make_fake_system(FakeWorld& world, bool of_guardian) {
+  return std::make_unique<FakeSystem>(world, of_guardian);
+}
+
+}  // namespace poolshift::fakes
