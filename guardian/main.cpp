@@ -182,7 +182,10 @@ int run() {
   sigprocmask(SIG_BLOCK, &signals, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
   Input input(::signalfd(-1, &signals, SFD_CLOEXEC));
-  if (input.next(-1) != Input::Event::line) return kUsage;
+  if (input.next(-1) != Input::Event::line) {
+    say("failed: there is no order on the standard input");
+    return kUsage;
+  }
   auto order = parse_guard_order(input.line());
   if (!order) {
     say(fmt::format("failed: {}", order.error().message));

@@ -337,14 +337,14 @@ class LongOperation final : public librbd::ProgressContext {
       return -EAGAIN;
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    while (!operation->wait()) {
+    do {
       const auto [done, total] = operation->progress();
       if (watching && !watching(done, total)) {
         operation->left_ = true;
         thread.detach();
         return std::nullopt;
       }
-    }
+    } while (!operation->wait());
     thread.join();
     return operation->result_;
   }
@@ -971,6 +971,9 @@ Status RbdCluster::clone_image(const ImageName& parent, const std::string& snaps
     librbd::ImageOptions options;
     set_layout(options, spec);
     options.set(RBD_IMAGE_OPTION_CLONE_FORMAT, std::uint64_t{2});
+    // What is not told is taken from the parent.
+    if (spec.stripe_unit == 0) options.set(RBD_IMAGE_OPTION_STRIPE_UNIT, std::uint64_t{1} << spec.order);
+    if (spec.stripe_count == 0) options.set(RBD_IMAGE_OPTION_STRIPE_COUNT, std::uint64_t{1});
     const int result =
         rbd_.clone3(*parent_io, parent.image.c_str(), snapshot.c_str(), *io, name.image.c_str(), options);
     if (result < 0) return create_error(result, what, spec);

@@ -1,17 +1,21 @@
 // What the adapters have to cope with and no fake pretends to know.
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <signal.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <filesystem>
 #include <fstream>
 #include <mutex>
 #include <thread>
 
 #include "checks.h"
+#include "flow/guard.h"
 #include "real_world.h"
 
 namespace poolshift::contract {
@@ -48,6 +52,143 @@ std::string write_file(const std::string& name, const std::string& content) {
   const auto path = world().folder() + "/" + name;
   std::ofstream(path) << content;
   return path;
+}
+
+// --- a handover's parts
+
+std::string sum_of(const std::string& image) { return rbd("export --no-progress " + image + " - | md5sum"); }
+
+void write_random(const ImageName& name, const std::string& total) {
+  rbd("bench --io-type write --io-size 65536 --io-threads 4 --io-pattern rand --io-total " + total + " " +
+      to_string(name) + " >/dev/null");
+}
+
+ImageSpec plain_spec(std::uint64_t size_bytes, const std::string& data_pool = "") {
+  ImageSpec spec;
+  spec.size_bytes = size_bytes;
+  spec.features = 61;
+  spec.data_pool = data_pool;
+  return spec;
+}
+
+// What an erasure-coded pool needs to hold RBD's data.
+class DataPool {
+ public:
+  explicit DataPool(bool erasure_coded) : name_(unique("contract-data")) {
+    ceph("osd erasure-code-profile set contract k=2 m=1 crush-failure-domain=osd --force");
+    ceph("osd pool create " + name_ + (erasure_coded ? " 4 4 erasure contract" : " 4 4 replicated"));
+    if (erasure_coded) ceph("osd pool set " + name_ + " allow_ec_overwrites true");
+    ceph("osd pool application enable " + name_ + " rbd");
+    // The stack's user has rights for the two pools that it names.
+    caps_ = ceph("auth get client." + variable("STACK_CEPH_USER") +
+                 " --format json | grep -o '\"osd\":\"[^\"]*\"' | cut -d'\"' -f4");
+    set_caps(caps_ + ", profile rbd pool=" + name_);
+  }
+  DataPool(const DataPool&) = delete;
+  DataPool& operator=(const DataPool&) = delete;
+  ~DataPool() {
+    set_caps(caps_);
+    ceph("osd pool rm " + name_ + " " + name_ + " --yes-i-really-really-mean-it");
+  }
+  const std::string& name() const { return name_; }
+
+ private:
+  static void set_caps(const std::string& osd) {
+    ceph("auth caps client." + variable("STACK_CEPH_USER") + " mon 'profile rbd' osd '" + osd + "'");
+  }
+  const std::string name_;
+  std::string caps_;
+};
+
+bool go_on(std::uint64_t, std::uint64_t) { return true; }
+
+// A clone gets all its data and loses its parent, in a handover's order.
+ObjectCopies hydrate(Cluster& cluster, const ImageName& source, const ImageName& clone) {
+  const auto objects = cluster.snapshot_objects(source, "one");
+  REQUIRE_OK(objects);
+  CHECK(std::is_sorted(objects->begin(), objects->end()));
+  ObjectCopies copies;
+  {
+    const auto copier = cluster.object_copier(source, "one", clone);
+    REQUIRE_OK(copier);
+    const auto copied = (*copier)->copy(*objects, 6);
+    REQUIRE_OK(copied);
+    copies = *copied;
+    CHECK(copies.copied + copies.present + copies.absent == objects->size());
+    // A second run changes nothing.
+    const auto again = (*copier)->copy(*objects, 6);
+    REQUIRE_OK(again);
+    CHECK(again->copied == 0);
+  }
+  REQUIRE_OK(cluster.rebuild_object_map(clone, go_on));
+  REQUIRE_OK(cluster.flatten_image(clone, go_on));
+  CHECK(image_of(cluster, clone).parent.empty());
+  CHECK_ERROR(cluster.object_copier(source, "one", clone), ErrorCode::refused);
+  return copies;
+}
+
+GuardOrder order_for(const std::string& guest, const std::string& overlay, const ImageName& target) {
+  GuardOrder order;
+  order.job_id = "contract";
+  order.connect_uri = variable("STACK_LIBVIRT_URI");
+  order.domain_uuid = world().hypervisor().find_domain(guest)->uuid;
+  order.disk = "vda";
+  order.target = target;
+  order.overlay_path = overlay;
+  order.max_pause_ms = 60'000;
+  order.log_file = world().folder() + "/guardian.log";
+  return order;
+}
+
+// By the lock that it holds; 0 when there is none.
+pid_t guardian_with(const std::string& lock_path) {
+  std::error_code ignored;
+  for (const auto& process : std::filesystem::directory_iterator("/proc", ignored)) {
+    const auto name = process.path().filename().string();
+    if (name.find_first_not_of("0123456789") != std::string::npos || std::stoi(name) == getpid()) continue;
+    if (std::filesystem::read_symlink(process.path() / "fd/3", ignored) == lock_path) return std::stoi(name);
+  }
+  return 0;
+}
+
+DomainState state_of(const std::string& guest) { return world().hypervisor().find_domain(guest)->state; }
+
+// A running guest whose disk is made ready for the switch, as far as a shallow copy that is ready.
+struct Paused {
+  std::string guest;
+  std::string uuid;
+  ImageName source;
+  ImageName target;
+  std::string overlay;
+};
+
+Paused prepare_guest(Cluster& cluster) {
+  Paused paused;
+  paused.source = new_image(cluster, world().pool(), 128 * kMiB);
+  paused.target = {world().other_pool(), "", unique("contract")};
+  paused.guest = world().start_guest(
+      {{.target = "vda", .image = paused.source, .unmaps = true, .fill_bytes = 16 * kMiB, .writes_per_s = 50}});
+  paused.uuid = world().hypervisor().find_domain(paused.guest)->uuid;
+  paused.overlay = world().folder() + "/" + unique("overlay") + ".qcow2";
+  REQUIRE_OK(world().system().create_overlay(paused.overlay, 128 * kMiB));
+  return paused;
+}
+
+void pause_with_copy(Cluster& cluster, const Paused& paused) {
+  auto& hypervisor = world().hypervisor();
+  REQUIRE_OK(hypervisor.suspend(paused.uuid));
+  REQUIRE_OK(cluster.create_snapshot(paused.source, "one"));
+  REQUIRE_OK(cluster.clone_image(paused.source, "one", paused.target, plain_spec(128 * kMiB)));
+  REQUIRE_OK(hypervisor.insert_overlay(paused.uuid, "vda", paused.overlay));
+  auto options = to(paused.target);
+  options.shallow = true;
+  REQUIRE_OK(hypervisor.start_mirror(paused.uuid, "vda", options));
+  REQUIRE(wait_until([&] { return disk_of(paused.guest).mirror && disk_of(paused.guest).mirror->ready; }));
+}
+
+bool runs_on_source(const Paused& paused) {
+  const auto domain = world().hypervisor().find_domain(paused.guest);
+  return domain && domain->state == DomainState::running && domain->disk("vda")->image == paused.source;
 }
 
 }  // namespace
@@ -465,6 +606,413 @@ TEST_CASE("a lock on a file that was removed is none", "[system]") {
   const auto second = system.lock_file(path);
   REQUIRE_OK(second);
   CHECK_ERROR(system.lock_file(path), ErrorCode::busy);
+}
+
+TEST_CASE("a clone is hydrated by the OSDs", "[storage]") {
+  auto cluster = connect();
+  const auto source = ImageName{world().pool(), "", unique("contract")};
+  const auto clone = ImageName{world().other_pool(), "", unique("contract")};
+
+  SECTION("between plain images") {
+    REQUIRE_OK(cluster->create_image(source, plain_spec(256 * kMiB)));
+    write_random(source, "2M");
+    REQUIRE_OK(cluster->create_snapshot(source, "one"));
+    const auto before = sum_of(to_string(source) + "@one");
+    write_random(source, "1M");
+    REQUIRE_OK(cluster->clone_image(source, "one", clone, plain_spec(256 * kMiB)));
+    CHECK(hydrate(*cluster, source, clone).copied > 0);
+    CHECK(sum_of(to_string(clone)) == before);
+    // As thin as it was.
+    CHECK(used_by(*cluster, clone) <= used_by(*cluster, source));
+  }
+  SECTION("the clone has been written to") {
+    REQUIRE_OK(cluster->create_image(source, plain_spec(256 * kMiB)));
+    write_random(source, "4M");
+    REQUIRE_OK(cluster->create_snapshot(source, "one"));
+    REQUIRE_OK(cluster->clone_image(source, "one", clone, plain_spec(256 * kMiB)));
+    write_random(clone, "1M");
+    run("qemu-io -f raw --discard=unmap -c 'discard 0 64M' 'rbd:" + to_string(clone) +
+        ":conf=" + variable("STACK_CEPH_CONF") + "' >/dev/null");
+    const auto before = sum_of(to_string(clone));
+    const auto copies = hydrate(*cluster, source, clone);
+    CHECK(copies.present > 0);
+    CHECK(copies.copied > 0);
+    CHECK(sum_of(to_string(clone)) == before);
+  }
+  SECTION("with data pools on both sides, one of them erasure-coded") {
+    const DataPool replicated(false);
+    const DataPool erasure_coded(true);
+    auto both = connect();
+    const int from = GENERATE(0, 1, 2);
+    CAPTURE(from);
+    const std::string from_pool = from == 0 ? "" : from == 1 ? replicated.name() : erasure_coded.name();
+    const std::string to_pool = from == 2 ? replicated.name() : erasure_coded.name();
+    REQUIRE_OK(both->create_image(source, plain_spec(256 * kMiB, from_pool)));
+    write_random(source, "2M");
+    REQUIRE_OK(both->create_snapshot(source, "one"));
+    REQUIRE_OK(both->clone_image(source, "one", clone, plain_spec(256 * kMiB, to_pool)));
+    CHECK(image_of(*both, clone).spec.data_pool == to_pool);
+    CHECK(hydrate(*both, source, clone).copied > 0);
+    CHECK(sum_of(to_string(clone)) == sum_of(to_string(source) + "@one"));
+    REQUIRE_OK(both->remove_snapshot(source, "one"));
+    rbd("rm --no-progress " + to_string(clone));
+    rbd("rm --no-progress " + to_string(source));
+  }
+  SECTION("the source is itself a clone") {
+    const auto origin = ImageName{world().pool(), "", unique("contract")};
+    REQUIRE_OK(cluster->create_image(origin, plain_spec(256 * kMiB)));
+    write_random(origin, "2M");
+    REQUIRE_OK(cluster->create_snapshot(origin, "zero"));
+    REQUIRE_OK(cluster->clone_image(origin, "zero", source, plain_spec(256 * kMiB)));
+    write_random(source, "1M");
+    REQUIRE_OK(cluster->create_snapshot(source, "one"));
+    REQUIRE_OK(cluster->clone_image(source, "one", clone, plain_spec(256 * kMiB)));
+    const auto own = cluster->snapshot_objects(source, "one");
+    const auto inherited = cluster->snapshot_objects(origin, "zero");
+    REQUIRE_OK(own);
+    REQUIRE_OK(inherited);
+    CHECK_FALSE(std::includes(own->begin(), own->end(), inherited->begin(), inherited->end()));
+    CHECK_ERROR(cluster->remove_snapshot(source, "one"), ErrorCode::busy);
+    CHECK(hydrate(*cluster, source, clone).copied == own->size());
+    CHECK(sum_of(to_string(clone)) == sum_of(to_string(source) + "@one"));
+    REQUIRE_OK(cluster->remove_snapshot(source, "one"));
+    CHECK(image_of(*cluster, source).parent == to_string(origin) + "@zero");
+  }
+  SECTION("without object maps") {
+    auto spec = plain_spec(64 * kMiB);
+    spec.features = 1;
+    REQUIRE_OK(cluster->create_image(source, spec));
+    write_random(source, "1M");
+    REQUIRE_OK(cluster->create_snapshot(source, "one"));
+    REQUIRE_OK(cluster->clone_image(source, "one", clone, spec));
+    CHECK_FALSE(*cluster->has_own_data(clone));
+    CHECK(*cluster->has_own_data(source));
+    CHECK(hydrate(*cluster, source, clone).copied > 0);
+    CHECK(sum_of(to_string(clone)) == sum_of(to_string(source) + "@one"));
+  }
+  SECTION("in namespaces") {
+    const auto name = unique("ns");
+    rbd("namespace create " + world().pool() + "/" + name);
+    rbd("namespace create " + world().other_pool() + "/" + name);
+    const ImageName inside{world().pool(), name, "source"};
+    const ImageName there{world().other_pool(), name, "clone"};
+    REQUIRE_OK(cluster->create_image(inside, plain_spec(64 * kMiB)));
+    write_random(inside, "1M");
+    REQUIRE_OK(cluster->create_snapshot(inside, "one"));
+    REQUIRE_OK(cluster->clone_image(inside, "one", there, plain_spec(64 * kMiB)));
+    CHECK(hydrate(*cluster, inside, there).copied > 0);
+    CHECK(sum_of(to_string(there)) == sum_of(to_string(inside) + "@one"));
+  }
+}
+
+TEST_CASE("objects are copied neither between other layouts nor from another image", "[storage]") {
+  auto cluster = connect();
+  const auto source = new_image(*cluster, world().pool(), 64 * kMiB);
+  const auto other = new_image(*cluster, world().pool(), 64 * kMiB);
+  REQUIRE_OK(cluster->create_snapshot(source, "one"));
+  REQUIRE_OK(cluster->create_snapshot(other, "one"));
+  const ImageName clone{world().other_pool(), "", unique("contract")};
+  auto spec = plain_spec(64 * kMiB);
+  spec.order = 20;
+  REQUIRE_OK(cluster->clone_image(source, "one", clone, spec));
+  CHECK_ERROR(cluster->object_copier(source, "one", clone), ErrorCode::unsupported);
+  CHECK_ERROR(cluster->object_copier(other, "one", clone), ErrorCode::refused);
+  CHECK_ERROR(cluster->object_copier(source, "two", clone), ErrorCode::not_found);
+  REQUIRE_OK(cluster->remove_untouched_clone(clone));
+  spec = plain_spec(64 * kMiB, "contract-none");
+  CHECK_ERROR(cluster->clone_image(source, "one", clone, spec), ErrorCode::not_found);
+}
+
+TEST_CASE("a full pool ends the copying of objects at once", "[storage]") {
+  auto cluster = connect();
+  const auto source = new_image(*cluster, world().pool(), 256 * kMiB);
+  write_random(source, "2M");
+  REQUIRE_OK(cluster->create_snapshot(source, "one"));
+  const ImageName clone{world().other_pool(), "", unique("contract")};
+  REQUIRE_OK(cluster->clone_image(source, "one", clone, plain_spec(256 * kMiB)));
+  const auto objects = cluster->snapshot_objects(source, "one");
+  const auto copier = cluster->object_copier(source, "one", clone);
+  REQUIRE_OK(objects);
+  REQUIRE_OK(copier);
+  ceph("osd pool set-quota " + world().other_pool() + " max_objects 1");
+  const bool full = wait_until([&] { return cluster->pool(world().other_pool())->full; });
+  const auto start = world().system().monotonic_ms();
+  const auto copied = (*copier)->copy(*objects, 6);
+  const auto took_ms = world().system().monotonic_ms() - start;
+  ceph("osd pool set-quota " + world().other_pool() + " max_objects 0");
+  CHECK(full);
+  CHECK_ERROR(copied, ErrorCode::failed);
+  CHECK(took_ms < 5000);
+  REQUIRE(wait_until([&] { return !cluster->pool(world().other_pool())->full; }));
+  hydrate(*cluster, source, clone);
+  CHECK(sum_of(to_string(clone)) == sum_of(to_string(source) + "@one"));
+}
+
+TEST_CASE("a guest is switched to a clone, and its flatten can be left alone", "[hypervisor]") {
+  auto cluster = connect();
+  auto& hypervisor = world().hypervisor();
+  const auto paused = prepare_guest(*cluster);
+  const auto source_watchers = image_of(*cluster, paused.source).watchers;
+  const auto start = world().system().monotonic_ms();
+  pause_with_copy(*cluster, paused);
+  CHECK(image_of(*cluster, paused.source).watchers == source_watchers);
+  CHECK_FALSE(*cluster->has_own_data(paused.target));
+  CHECK_ERROR(hypervisor.commit_overlay(paused.uuid, "vda"), ErrorCode::busy);
+  REQUIRE_OK(hypervisor.pivot_mirror(paused.uuid, "vda"));
+  REQUIRE(wait_until([&] { return !disk_of(paused.guest).mirror && disk_of(paused.guest).image == paused.target; }));
+  REQUIRE_OK(hypervisor.resume(paused.uuid));
+  WARN(fmt::format("paused for {} ms", world().system().monotonic_ms() - start));
+
+  const auto domain = hypervisor.find_domain(paused.guest);
+  REQUIRE_OK(domain);
+  CHECK(domain->persistent_disks.at(0).image == paused.target);
+  CHECK_FALSE(domain->disk("vda")->has_overlay);
+  CHECK(image_of(*cluster, paused.source).watchers.empty());
+  const auto target_watchers = image_of(*cluster, paused.target).watchers;
+  CHECK(target_watchers.size() == 1);
+  CHECK(target_watchers != source_watchers);
+  CHECK_ERROR(cluster->remove_untouched_clone(paused.target), ErrorCode::busy);
+  CHECK(wait_until([&] { return *cluster->has_own_data(paused.target); }));
+
+  // QEMU goes on with it.
+  CHECK_ERROR(cluster->flatten_image(paused.target, [](auto, auto) { return false; }), ErrorCode::left);
+  CHECK(wait_until([&] { return image_of(*cluster, paused.target).parent.empty(); }));
+  REQUIRE_OK(cluster->flatten_image(paused.target, go_on));
+  REQUIRE_OK(cluster->remove_snapshot(paused.source, "one"));
+  REQUIRE_OK(cluster->remove_snapshot(paused.source, "one"));
+  CHECK(image_of(*cluster, paused.target).watchers == target_watchers);
+}
+
+TEST_CASE("what the guest wrote to an overlay comes down, whoever has the source", "[hypervisor]") {
+  auto cluster = connect();
+  auto& hypervisor = world().hypervisor();
+  const auto paused = prepare_guest(*cluster);
+  const auto watchers = image_of(*cluster, paused.source).watchers;
+  REQUIRE_OK(hypervisor.insert_overlay(paused.uuid, "vda", paused.overlay));
+  const auto empty_bytes = *world().system().file_bytes(paused.overlay);
+  CHECK(wait_until([&] { return *world().system().file_bytes(paused.overlay) > empty_bytes + kMiB / 4; }));
+  CHECK(disk_of(paused.guest).file_path == paused.overlay);
+  bool seen = false;
+  CHECK(wait_until([&] {
+    const auto disk = disk_of(paused.guest);
+    seen = seen || disk.commits;
+    CHECK_FALSE(disk.other_block_job);
+    CHECK_FALSE(disk.mirror);
+    if (disk.image == paused.source) return true;
+    CHECK(hypervisor.commit_overlay(paused.uuid, "vda").ok());
+    return false;
+  }));
+  CHECK(seen);
+  REQUIRE_OK(hypervisor.commit_overlay(paused.uuid, "vda"));
+  CHECK(image_of(*cluster, paused.source).watchers == watchers);
+  CHECK(state_of(paused.guest) == DomainState::running);
+  CHECK(hypervisor.find_domain(paused.guest)->persistent_disks.at(0).image == paused.source);
+}
+
+TEST_CASE("an inactive domain is redefined as it was", "[hypervisor]") {
+  auto cluster = connect();
+  auto& hypervisor = world().hypervisor();
+  const auto paused = prepare_guest(*cluster);
+  // libvirt remembers where <auth> stood in the source that the overlay replaced; it may stand in <source> afterwards.
+  const auto definition = [&] {
+    return virsh("dumpxml --inactive --security-info " + paused.guest + " | sed 's/^ *//' | sort");
+  };
+  const auto before = definition();
+  REQUIRE_OK(hypervisor.insert_overlay(paused.uuid, "vda", paused.overlay));
+  CHECK_ERROR(hypervisor.redefine_disk(paused.uuid, "vda", paused.source, world().access()), ErrorCode::busy);
+  world().power_off(paused.guest);
+  // At the next start the guest would see an empty disk.
+  CHECK(hypervisor.find_domain(paused.guest)->persistent_disks.at(0).file_path == paused.overlay);
+  CHECK_ERROR(hypervisor.redefine_disk(paused.uuid, "vdz", paused.source, world().access()), ErrorCode::not_found);
+  REQUIRE_OK(hypervisor.redefine_disk(paused.uuid, "vda", paused.source, world().access()));
+  CHECK(definition() == before);
+  REQUIRE_OK(hypervisor.redefine_disk(paused.uuid, "vda", paused.target, world().access()));
+  CHECK(hypervisor.find_domain(paused.guest)->disks.at(0).image == paused.target);
+  CHECK_ERROR(hypervisor.resume(paused.uuid), ErrorCode::failed);
+}
+
+TEST_CASE("the guardian brings a guest back", "[guardian]") {
+  auto cluster = connect();
+  auto& system = world().system();
+  const auto paused = prepare_guest(*cluster);
+  const auto lock_path = world().folder() + "/" + unique("lock");
+  auto lock = system.lock_file(lock_path);
+  REQUIRE_OK(lock);
+  auto order = order_for(paused.guest, paused.overlay, paused.target);
+
+  SECTION("when its caller dies, from any step of the pause") {
+    const bool with_overlay = GENERATE(false, true);
+    CAPTURE(with_overlay);
+    auto guardian = system.start_guardian(POOLSHIFT_GUARDIAN, to_text(order), **lock);
+    REQUIRE_OK(guardian);
+    REQUIRE_OK((*guardian)->begin());
+    if (with_overlay) {
+      pause_with_copy(*cluster, paused);
+    } else {
+      REQUIRE_OK(world().hypervisor().suspend(paused.uuid));
+    }
+    CHECK((*guardian)->stands_by());
+    guardian->reset();
+    CHECK(wait_until([&] { return runs_on_source(paused); }, 5));
+    // It keeps the lock until it has ended.
+    lock->reset();
+    CHECK_ERROR(system.lock_file(lock_path), ErrorCode::busy);
+    CHECK(wait_until([&] { return system.lock_file(lock_path).ok(); }, 10));
+    CHECK(world().hypervisor().find_domain(paused.guest)->persistent_disks.at(0).image == paused.source);
+    if (with_overlay) REQUIRE_OK(cluster->remove_untouched_clone(paused.target));
+  }
+  SECTION("when the pause gets too long") {
+    order.max_pause_ms = 1'000;
+    auto guardian = system.start_guardian(POOLSHIFT_GUARDIAN, to_text(order), **lock);
+    REQUIRE_OK(guardian);
+    system.sleep_ms(1'500);
+    CHECK((*guardian)->stands_by());  // its clock has not begun
+    REQUIRE_OK((*guardian)->begin());
+    pause_with_copy(*cluster, paused);
+    CHECK(wait_until([&] { return runs_on_source(paused); }, 10));
+    CHECK_FALSE((*guardian)->stands_by());
+    (*guardian)->stand_down();
+    lock->reset();
+    CHECK(wait_until([&] { return system.lock_file(lock_path).ok(); }, 5));
+  }
+  SECTION("when it is told to end") {
+    const int signal_number = GENERATE(SIGTERM, SIGHUP, SIGINT);
+    CAPTURE(signal_number);
+    auto guardian = system.start_guardian(POOLSHIFT_GUARDIAN, to_text(order), **lock);
+    REQUIRE_OK(guardian);
+    REQUIRE_OK((*guardian)->begin());
+    REQUIRE_OK(world().hypervisor().suspend(paused.uuid));
+    const auto pid = guardian_with(lock_path);
+    REQUIRE(pid != 0);
+    REQUIRE(kill(pid, signal_number) == 0);
+    CHECK(wait_until([&] { return runs_on_source(paused); }, 5));
+    CHECK_FALSE((*guardian)->stands_by());
+    CHECK(wait_until([&] { return guardian_with(lock_path) == 0; }, 10));
+    CHECK_ERROR((*guardian)->begin(), ErrorCode::failed);
+  }
+  SECTION("as soon as libvirtd is back") {
+    auto guardian = system.start_guardian(POOLSHIFT_GUARDIAN, to_text(order), **lock);
+    REQUIRE_OK(guardian);
+    REQUIRE_OK((*guardian)->begin());
+    pause_with_copy(*cluster, paused);
+    world().stop_hypervisor();
+    guardian->reset();
+    system.sleep_ms(1'500);
+    world().start_hypervisor();
+    CHECK(wait_until([&] { return runs_on_source(paused); }, 20));
+    CHECK(wait_until([&] { return guardian_with(lock_path) == 0; }, 10));
+  }
+}
+
+TEST_CASE("the guardian does nothing when there is nothing to do", "[guardian]") {
+  auto cluster = connect();
+  auto& system = world().system();
+  const auto image = new_image(*cluster, world().pool(), 64 * kMiB);
+  const auto guest = world().start_guest({{.target = "vda", .image = image}}, Start::paused);
+  const auto lock_path = world().folder() + "/" + unique("lock");
+  auto lock = system.lock_file(lock_path);
+  REQUIRE_OK(lock);
+  auto order = order_for(guest, "/nonexistent/overlay", image);
+
+  SECTION("told that the guest runs") {
+    const int not_to_inherit = open("/dev/zero", O_RDONLY);
+    const auto start = system.monotonic_ms();
+    auto guardian = system.start_guardian(POOLSHIFT_GUARDIAN, to_text(order), **lock);
+    REQUIRE_OK(guardian);
+    WARN(fmt::format("ready in {} ms", system.monotonic_ms() - start));
+    const auto pid = guardian_with(lock_path);
+    REQUIRE(pid != 0);
+    CHECK(getsid(pid) != getsid(0));
+    for (const auto& entry : std::filesystem::directory_iterator(fmt::format("/proc/{}/fd", pid))) {
+      std::error_code ignored;
+      CHECK(std::filesystem::read_symlink(entry.path(), ignored) != "/dev/zero");
+    }
+    close(not_to_inherit);
+    REQUIRE_OK((*guardian)->begin());
+    (*guardian)->stand_down();
+    CHECK(guardian_with(lock_path) == 0);
+    CHECK_FALSE((*guardian)->stands_by());
+    CHECK(state_of(guest) == DomainState::paused);
+    // No zombie is left to us.
+    CHECK(run(fmt::format("ps --no-headers --ppid {} -o comm | grep -c poolshift-guard || true", getpid())) == "0");
+  }
+  SECTION("left before the pause began") {
+    auto guardian = system.start_guardian(POOLSHIFT_GUARDIAN, to_text(order), **lock);
+    REQUIRE_OK(guardian);
+    guardian->reset();
+    CHECK(wait_until([&] { return guardian_with(lock_path) == 0; }, 5));
+    CHECK(state_of(guest) == DomainState::paused);
+  }
+  SECTION("for a guest that was paused before") {
+    order.resume = false;
+    auto guardian = system.start_guardian(POOLSHIFT_GUARDIAN, to_text(order), **lock);
+    REQUIRE_OK(guardian);
+    REQUIRE_OK((*guardian)->begin());
+    guardian->reset();
+    CHECK(wait_until([&] { return guardian_with(lock_path) == 0; }, 10));
+    CHECK(state_of(guest) == DomainState::paused);
+  }
+  SECTION("for a guest that has been powered off") {
+    auto guardian = system.start_guardian(POOLSHIFT_GUARDIAN, to_text(order), **lock);
+    REQUIRE_OK(guardian);
+    REQUIRE_OK((*guardian)->begin());
+    world().power_off(guest);
+    guardian->reset();
+    CHECK(wait_until([&] { return guardian_with(lock_path) == 0; }, 10));
+    CHECK(state_of(guest) == DomainState::inactive);
+  }
+  SECTION("that it cannot do") {
+    CHECK_ERROR(system.start_guardian("/nonexistent/guardian", to_text(order), **lock), ErrorCode::not_found);
+    CHECK_ERROR(system.start_guardian("/bin/true", to_text(order), **lock), ErrorCode::failed);
+    CHECK_ERROR(system.start_guardian(POOLSHIFT_GUARDIAN, "{}", **lock), ErrorCode::failed);
+    order.domain_uuid = "00000000-0000-0000-0000-00000000dead";
+    const auto refused = system.start_guardian(POOLSHIFT_GUARDIAN, to_text(order), **lock);
+    CHECK_ERROR(refused, ErrorCode::failed);
+    if (!refused) CHECK(refused.error().message.find("Cannot find domain") != std::string::npos);
+    CHECK(wait_until([&] { return guardian_with(lock_path) == 0; }, 5));
+  }
+}
+
+TEST_CASE("an overlay can be read by QEMU's user where it can be reached", "[system]") {
+  auto& system = world().system();
+  const auto base = "/tmp/" + unique("poolshift-contract");
+  const auto folder = base + "/a/overlays";
+  const auto before = umask(077);
+  const auto made = system.make_passable_folder(folder);
+  umask(before);
+  REQUIRE_OK(made);
+  REQUIRE_OK(system.make_passable_folder(folder));
+  const auto path = folder + "/x.qcow2";
+  std::ofstream(path) << "something else";
+  REQUIRE_OK(system.create_overlay(path, kGiB + 512));
+  struct stat status {};
+  REQUIRE(stat(path.c_str(), &status) == 0);
+  CHECK((status.st_mode & 07777) == 0600);
+  CHECK(*system.file_bytes(path) == static_cast<std::uint64_t>(status.st_size));
+  const auto info = run("qemu-img info --output=json " + path);
+  CHECK(info.find(fmt::format("\"virtual-size\": {}", kGiB + 512)) != std::string::npos);
+  CHECK(info.find("backing") == std::string::npos);
+
+  // As libvirt labels it.
+  constexpr uid_t kNobody = 65534;
+  const std::string as_nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups ";
+  REQUIRE(chown(path.c_str(), kNobody, kNobody) == 0);
+  CHECK_NOTHROW(run(as_nobody + "qemu-img info " + path + " >/dev/null"));
+  CHECK_THROWS(run(as_nobody + "ls " + folder + " 2>/dev/null"));
+
+  REQUIRE(chmod(base.c_str(), 0700) == 0);
+  CHECK_ERROR(system.make_passable_folder(folder), ErrorCode::denied);
+  CHECK_THROWS(run(as_nobody + "qemu-img info " + path + " >/dev/null 2>&1"));
+  CHECK_ERROR(system.create_overlay(folder + "/none/x.qcow2", kGiB), ErrorCode::not_found);
+  CHECK_ERROR(system.file_bytes(folder), ErrorCode::failed);
+  CHECK_ERROR(system.file_bytes(folder + "/none"), ErrorCode::not_found);
+
+  const std::string search_path = getenv("PATH");
+  setenv("PATH", "/nonexistent", 1);
+  const auto without = system.create_overlay(path, kGiB);
+  setenv("PATH", search_path.c_str(), 1);
+  CHECK_ERROR(without, ErrorCode::unsupported);
+  std::filesystem::remove_all(base);
 }
 
 }  // namespace poolshift::contract

@@ -49,6 +49,7 @@ TEST_CASE("domain XML: a disk from before a copy to after it", "[domain_xml]") {
   CHECK(disk.unmaps);
   CHECK_FALSE(disk.mirror);
   CHECK_FALSE(disk.has_overlay);
+  CHECK(disk.file_path.empty());
   CHECK(disk.access.user == "cinder");
   CHECK(disk.access.secret_uuid.size() == 36);
   CHECK(disk.access.secret_usage.empty());
@@ -88,8 +89,66 @@ TEST_CASE("domain XML: an overlay and its commit", "[domain_xml]") {
 
   const auto committing = disks_of(fixture("11-active-commit.xml"))[0];
   CHECK(committing.has_overlay);
-  CHECK(committing.other_block_job);
+  CHECK(committing.commits);
+  CHECK_FALSE(committing.other_block_job);
   CHECK_FALSE(committing.mirror);
+  CHECK(committing.file_path == "/srv/stack/ov.qcow2");
+  CHECK(commit_state(fixture("11-active-commit.xml"), "vda") == CommitState::ready);
+  CHECK(commit_state(fixture("11-active-commit.xml"), "vdb") == CommitState::none);
+  CHECK(commit_state(fixture("10-overlay.xml"), "vda") == CommitState::none);
+  CHECK(commit_state(fixture("02-ready.xml"), "vda") == CommitState::none);
+
+  // Without a name for its job, what goes to the image below is a commit that is ending.
+  const std::string below = "<backingStore type='network'><source protocol='rbd' name='p/i'/></backingStore>";
+  const auto ending = [&](const std::string& to) {
+    return disk_with("<source file='/o'/>" + below + "<mirror type='network' job=''><source protocol='rbd' name='" +
+                     to + "'/></mirror>");
+  };
+  CHECK(ending("p/i").commits);
+  CHECK_FALSE(ending("p/i").mirror);
+  CHECK(ending("p/other").mirror);
+  CHECK_FALSE(ending("p/other").commits);
+}
+
+TEST_CASE("domain XML: an overlay for one disk of several", "[domain_xml]") {
+  CHECK(overlay_xml({"vda", "vdb", "sda"}, "vdb", "/a & b.qcow2") ==
+        "<domainsnapshot><disks><disk name=\"vda\" snapshot=\"no\"/>"
+        "<disk name=\"vdb\" snapshot=\"external\" type=\"file\"><driver type=\"qcow2\"/>"
+        "<source file=\"/a &amp; b.qcow2\"/></disk><disk name=\"sda\" snapshot=\"no\"/></disks></domainsnapshot>");
+}
+
+TEST_CASE("domain XML: a disk is redefined and all else kept", "[domain_xml]") {
+  ClusterAccess access;
+  access.mon_hosts = {"mon1:6789"};
+  access.user = "cinder";
+  access.secret_uuid = "4429ff07-8808-412c-adb3-d96a688a5e7e";
+  const std::string before =
+      "<domain type='kvm'><name>g</name><metadata><x:a xmlns:x='u'>  </x:a><!-- kept --></metadata><devices>"
+      "<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none' discard='unmap'/>"
+      "<source file='/o'/><backingStore type='network'><format type='raw'/><source protocol='rbd' name='p/old'>"
+      "<config file='/etc/ceph/two.conf'/></source></backingStore><target dev='vda' bus='virtio'/>"
+      "<serial>s</serial></disk>"
+      "<disk type='file' device='disk'><source file='/other'/><target dev='vdb'/></disk>"
+      "<graphics type='vnc' passwd='secret &lt;'/></devices></domain>";
+  const auto after = redefined_disk_xml(before, "vda", kTarget, access);
+  REQUIRE(after.ok());
+  CHECK(*after ==
+        "<domain type=\"kvm\"><name>g</name><metadata><x:a xmlns:x=\"u\">  </x:a><!-- kept --></metadata><devices>"
+        "<disk type=\"network\" device=\"disk\"><driver name=\"qemu\" type=\"raw\" cache=\"none\" discard=\"unmap\"/>"
+        "<source protocol=\"rbd\" name=\"volumes-ssd/volume-1\"><host name=\"mon1\" port=\"6789\"/>"
+        "<config file=\"/etc/ceph/two.conf\"/><auth username=\"cinder\">"
+        "<secret type=\"ceph\" uuid=\"4429ff07-8808-412c-adb3-d96a688a5e7e\"/></auth></source>"
+        "<target dev=\"vda\" bus=\"virtio\"/><serial>s</serial></disk>"
+        "<disk type=\"file\" device=\"disk\"><source file=\"/other\"/><target dev=\"vdb\"/></disk>"
+        "<graphics type=\"vnc\" passwd=\"secret &lt;\"/></devices></domain>");
+  // Again, from an RBD source, whose <auth> an older libvirt's user may have put beside it.
+  const auto twice = redefined_disk_xml(*after, "vda", kSource, access);
+  REQUIRE(twice.ok());
+  CHECK(disks_of(*twice)[0].image == kSource);
+  CHECK(disks_of(*twice)[0].access.conf_path == "/etc/ceph/two.conf");
+  const auto none = redefined_disk_xml(before, "vdc", kTarget, access);
+  REQUIRE_FALSE(none.ok());
+  CHECK(none.error().code == ErrorCode::not_found);
 }
 
 TEST_CASE("domain XML: states of a mirror", "[domain_xml]") {
