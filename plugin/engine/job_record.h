@@ -87,7 +87,7 @@ struct JobRecord {
   std::vector<Check> checks;
 
   // What was done.
-  bool copy_started = false;                   // the target may hold data
+  bool copy_started = false;                   // the target may hold data, or its name be our clone's
   bool resume_guest = false;                   // the guest ran, and we may have suspended it
   bool overlay_committed = false;              // what the overlay held is on the source
   std::optional<WriteLimit> limit_to_restore;  // the guest's write limit before we lowered it

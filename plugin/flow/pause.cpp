@@ -58,6 +58,7 @@ Result<Phase> pause(Swap& swap) {
   auto target_cluster = swap.target_cluster();
   if (!target_cluster) return target_cluster.error();
   POOLSHIFT_TRY(look_before(swap));
+  record.copy_started = true;
   POOLSHIFT_TRY(swap.save());
 
   swap.show_progress({"switching to the target", 0, 0, 0, -1});

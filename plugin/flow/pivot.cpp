@@ -2,6 +2,8 @@
 // the call's answer; retire.cpp then asks the images' watchers too.
 #include <fmt/core.h>
 
+#include <optional>
+
 #include "flow/flow.h"
 #include "flow/handover.h"
 
@@ -12,17 +14,17 @@ namespace {
 constexpr int kAttempts = 3;
 constexpr std::int64_t kLookEveryMs = 5;  // of a handover the guest waits for this
 constexpr std::int64_t kAttemptMs = 10'000;
+constexpr std::int64_t kRefusedAttemptMs = 100;
 
-// Until libvirt has made up its mind, or the attempt's time is over.
-Result<Phase> wait_for_switch(Swap& swap) {
-  const auto deadline_ms = swap.ports.system.monotonic_ms() + kAttemptMs;
+// The phase that follows; empty when libvirt has not made up its mind in `attempt_ms`.
+Result<std::optional<Phase>> wait_for_switch(Swap& swap, std::int64_t attempt_ms) {
+  const auto deadline_ms = swap.ports.system.monotonic_ms() + attempt_ms;
   for (;;) {
     const auto facts = observe(swap);
     if (!facts) return facts.error();
-    const Verdict verdict = decide(Phase::pivot, *facts);
     const bool is_undecided = facts->copy == Facts::Copy::ours || facts->copy == Facts::Copy::ours_pivoting;
-    if (!is_undecided) return verdict.next;
-    if (swap.ports.system.monotonic_ms() >= deadline_ms) return verdict.next;
+    if (!is_undecided) return std::optional(decide(Phase::pivot, *facts).next);
+    if (swap.ports.system.monotonic_ms() >= deadline_ms) return std::optional<Phase>();
     POOLSHIFT_TRY(swap.wait_ms(kLookEveryMs));
   }
 }
@@ -47,18 +49,18 @@ Result<Phase> pivot(Swap& swap) {
       fmt::format("libvirt did not switch disk '{}' of domain '{}' to the target", record.disk, record.domain_name),
       fmt::format("The copy is still running: 'poolshift recover {}' tries again.", record.job_id)};
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    if (auto asked = swap.ports.hypervisor.pivot_mirror(record.domain_uuid, record.disk); !asked) {
-      if (asked.error().code == ErrorCode::unreachable) return asked.error();
-      last_error.message = asked.error().message;
-    }
-    const auto next = wait_for_switch(swap);
+    const auto asked = swap.ports.hypervisor.pivot_mirror(record.domain_uuid, record.disk);
+    if (!asked && asked.error().code == ErrorCode::unreachable) return asked.error();
+    if (!asked) last_error.message = asked.error().message;
+    const auto next = wait_for_switch(swap, asked ? kAttemptMs : kRefusedAttemptMs);
     if (!next) return next.error();
-    if (*next == Phase::retire || *next == Phase::hydrate) {
-      POOLSHIFT_TRY(let_it_run_on_target(swap));
-      return *next;
+    if (!*next) {
+      POOLSHIFT_TRY(swap.still_ours());
+      continue;
     }
-    if (*next != Phase::copy && *next != Phase::pivot) break;
-    POOLSHIFT_TRY(swap.still_ours());
+    if (*next != Phase::retire && *next != Phase::hydrate) break;
+    POOLSHIFT_TRY(let_it_run_on_target(swap));
+    return **next;
   }
   return last_error;
 }

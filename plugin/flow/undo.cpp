@@ -117,13 +117,40 @@ Status undo_switch(Swap& swap) {
   return point_definition_at(swap, record.source, record.source_access);
 }
 
+// librbd makes an image, then its tie to the parent: one of our name without the tie is what a crash in between left.
+// Should it be somebody else's after all, it is empty, and it is found in the trash.
+Status put_half_a_clone_away(Swap& swap, Cluster& cluster, const Image& target) {
+  const JobRecord& record = swap.record;
+  if (!record.copy_started || !job_of(target).empty() || !target.parent.empty()) return {};
+  const auto used = cluster.used_bytes(record.target);
+  if (!used) return used.error();
+  if (*used != 0 || target.spec.size_bytes != record.source_size_bytes) return {};
+  POOLSHIFT_TRY(prove_unused(swap, cluster, record.target));
+  return cluster.move_to_trash(record.target);
+}
+
+// A copy that was asked for before the guardian stepped in, and begun after it, has written what the source has.
+Error written_clone(const JobRecord& record) {
+  return {
+      ErrorCode::failed,
+      fmt::format("target {}, the clone that job '{}' made, has data of its own", to_string(record.target),
+                  record.job_id),
+      fmt::format("The guest is on the source and never was on the clone. When 'rbd status' shows that nobody uses it, "
+                  "remove it with 'rbd rm {}' and run 'poolshift recover {}'.",
+                  to_string(record.target), record.job_id)};
+}
+
 Status remove_clone(Swap& swap, Cluster& cluster) {
   const JobRecord& record = swap.record;
   const auto target = cluster.image(record.target);
   if (!target && target.error().code != ErrorCode::not_found) return target.error();
   if (target && target->parent == parent_of_our_clone(record)) {
     POOLSHIFT_TRY(prove_unused(swap, cluster, record.target));
-    POOLSHIFT_TRY(cluster.remove_untouched_clone(record.target));
+    const auto removed = cluster.remove_untouched_clone(record.target);
+    if (!removed && removed.error().code == ErrorCode::refused) return written_clone(record);
+    if (!removed) return removed;
+  } else if (target) {
+    POOLSHIFT_TRY(put_half_a_clone_away(swap, cluster, *target));
   }
   auto source_cluster = swap.source_cluster();
   if (!source_cluster) return source_cluster.error();

@@ -14,13 +14,18 @@ std::vector<Phase> all_phases() {
   return phases;
 }
 
+constexpr Phase kStepPhases[] = {Phase::prepare, Phase::copy,   Phase::pause, Phase::pivot,
+                                 Phase::hydrate, Phase::retire, Phase::undo};
+
 std::vector<Facts> all_facts() {
   std::vector<Facts> facts;
   for (auto guest : {Facts::Guest::absent, Facts::Guest::inactive, Facts::Guest::active}) {
-    for (auto disk_on :
-         {Facts::DiskOn::source, Facts::DiskOn::target, Facts::DiskOn::elsewhere, Facts::DiskOn::nowhere}) {
+    for (auto disk_on : {Facts::DiskOn::source, Facts::DiskOn::overlay, Facts::DiskOn::target, Facts::DiskOn::elsewhere,
+                         Facts::DiskOn::nowhere}) {
       for (auto copy : {Facts::Copy::none, Facts::Copy::ours, Facts::Copy::ours_pivoting, Facts::Copy::foreign}) {
-        for (bool never_left : {false, true}) facts.push_back({guest, disk_on, copy, false, never_left});
+        for (unsigned proofs = 0; proofs < 8; ++proofs) {
+          facts.push_back({guest, disk_on, copy, false, (proofs & 1) != 0, (proofs & 2) != 0, (proofs & 4) != 0});
+        }
       }
     }
   }
@@ -55,7 +60,8 @@ TEST_CASE("whatever is seen, the verdict is a legal move or stays") {
         if (!may_move(phase, held)) continue;
         const bool stays = is_held(verdict.next);
         INFO("from " << name_of(held));
-        const bool backwards = held == Phase::held_on_target && verdict.next != Phase::retire;
+        const bool backwards =
+            held == Phase::held_on_target && verdict.next != Phase::retire && verdict.next != Phase::hydrate;
         CHECK((stays || backwards || may_move(held, verdict.next)));
       }
     }
@@ -65,17 +71,22 @@ TEST_CASE("whatever is seen, the verdict is a legal move or stays") {
 TEST_CASE("once the guest may have been on the target, undo needs the proof that it never left") {
   for (const auto& facts : all_facts()) {
     CHECK(decide(Phase::retire, facts).next != Phase::undo);
-    if (decide(Phase::pivot, facts).next == Phase::undo) {
+    CHECK(decide(Phase::hydrate, facts).next != Phase::undo);
+    if (decide(Phase::pivot, facts).next != Phase::undo) continue;
+    CHECK(facts.disk_on != Facts::DiskOn::target);
+    if (facts.guest != Facts::Guest::active) {
+      CHECK(facts.target_untouched);
+    } else if (facts.copy == Facts::Copy::ours) {  // it still waits on the overlay: nothing was switched
+      CHECK(facts.disk_on == Facts::DiskOn::overlay);
+    } else {
       CHECK(facts.never_left_source);
-      CHECK(facts.guest == Facts::Guest::active);
-      CHECK(facts.disk_on == Facts::DiskOn::source);
       CHECK(facts.copy == Facts::Copy::none);
     }
   }
 }
 
 TEST_CASE("a disk that is on another image, or has somebody else's copy, is never acted on") {
-  for (const auto phase : {Phase::prepare, Phase::copy, Phase::pivot, Phase::retire, Phase::undo}) {
+  for (const auto phase : kStepPhases) {
     for (const auto& facts : all_facts()) {
       if (facts.copy == Facts::Copy::foreign || facts.disk_on == Facts::DiskOn::elsewhere) {
         CHECK(is_held(decide(phase, facts).next));
@@ -85,7 +96,7 @@ TEST_CASE("a disk that is on another image, or has somebody else's copy, is neve
 }
 
 TEST_CASE("undo never runs while the disk names the target") {
-  for (const auto phase : {Phase::prepare, Phase::copy, Phase::pivot, Phase::retire, Phase::undo}) {
+  for (const auto phase : kStepPhases) {
     for (const auto& facts : all_facts()) {
       if (facts.disk_on == Facts::DiskOn::target) CHECK(decide(phase, facts).next != Phase::undo);
     }
@@ -93,7 +104,7 @@ TEST_CASE("undo never runs while the disk names the target") {
 }
 
 TEST_CASE("a verdict says where the guest is only when that is known") {
-  for (const auto phase : {Phase::prepare, Phase::copy, Phase::pivot, Phase::retire, Phase::undo}) {
+  for (const auto phase : kStepPhases) {
     for (const auto& facts : all_facts()) {
       const auto verdict = decide(phase, facts);
       if (facts.disk_on == Facts::DiskOn::target) CHECK(verdict.guest_on != GuestOn::source);

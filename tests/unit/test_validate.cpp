@@ -27,6 +27,9 @@ struct Setting {
     world.add_image(kTarget, kSizeBytes);
     domain = &world.add_domain("guest", {FakeWorld::disk_on("vda", kSource)});
     world.fill(*domain, "vda", 8);
+    world.files["/guardian"].content = "a program";
+    options.overlay_dir = "/state/overlays";
+    options.guardian = "/guardian";
     request.domain = "guest";
     request.disk = "vda";
     request.target = kTarget;
@@ -53,7 +56,6 @@ struct Refusal {
 };
 
 const Refusal kRefusals[] = {
-    {"engine", "handover", [](Setting& s) { s.request.engine = Engine::handover; }},
     {"domain", "does not exist", [](Setting& s) { s.request.domain = "nobody"; }},
     {"domain", "is shut off", [](Setting& s) { s.world.kill_qemu(*s.domain); }},
     {"disk", "has no disk 'vdz'", [](Setting& s) { s.request.disk = "vdz"; }},
@@ -146,6 +148,7 @@ const Refusal kRefusals[] = {
      }},
     {"room_while_copying", "until it is made thin again",
      [](Setting& s) {
+       s.request.engine = Engine::mirror;
        s.disk().shown.unmaps = false;
        for (auto* image : {&s.source(), &s.target()}) image->spec.size_bytes = 1ULL << 40;
        s.pool().max_avail_bytes = 1ULL << 39;
@@ -201,6 +204,70 @@ TEST_CASE("each check refuses with its name, what was found and what to do, and 
     CHECK(said);
     CHECK(state_of(setting.world) == before);
   }
+}
+
+// What stands in the way of a handover: refused when it was asked for; else mirror is taken, and the report says why.
+const Refusal kObstacles[] = {
+    {"handover_layering", "source volumes-hdd/disk cannot be cloned",
+     [](Setting& s) { s.source().spec.features &= ~1U; }},
+    {"handover_layering", "target volumes-ssd/disk cannot be a clone",
+     [](Setting& s) { s.target().spec.features &= ~1U; }},
+    {"handover_features", "mirrored or journaled", [](Setting& s) { s.source().spec.features |= 64; }},
+    {"handover_features", "mirrored or journaled", [](Setting& s) { s.source().mirroring = true; }},
+    {"handover_group", "is in group", [](Setting& s) { s.source().group = "volumes-hdd/group"; }},
+    {"handover_guardian", "guardian", [](Setting& s) { s.world.files.erase("/guardian"); }},
+    {"handover_layout", "objects of different sizes",
+     [](Setting& s) {
+       s.request.hydration = Hydration::offload;
+       s.target().spec.order = 23;
+     }},
+    {"handover_layout", "an image is striped",
+     [](Setting& s) {
+       s.request.hydration = Hydration::offload;
+       s.source().spec.stripe_count = 4;
+       s.source().spec.stripe_unit = 65536;
+     }},
+    {"handover_bandwidth", "cannot be limited",
+     [](Setting& s) {
+       s.request.bandwidth_bytes_per_s = 1'000'000;
+       s.target().spec.order = 23;
+     }},
+};
+
+TEST_CASE("what a handover needs") {
+  for (const auto& obstacle : kObstacles) {
+    INFO(obstacle.check << ": " << obstacle.words);
+    Setting setting;
+    obstacle.arrange(setting);
+    const auto plain = setting.validate_now();
+    REQUIRE(plain);
+    CHECK_FALSE(plain->refused());
+    CHECK(plain->plan.engine == kMirror);
+    CHECK(plain->plan.engine_reason.find(obstacle.check) != std::string::npos);
+    setting.request.engine = Engine::handover;
+    const auto asked = setting.validate_now();
+    REQUIRE(asked);
+    CHECK(asked->refused());
+    CHECK(asked->checks.back().name == obstacle.check);
+    CHECK(asked->checks.back().found.find(obstacle.words) != std::string::npos);
+    CHECK_FALSE(asked->checks.back().advice.empty());
+  }
+}
+
+TEST_CASE("the engine and how the target gets its data") {
+  Setting setting;
+  CHECK(setting.validate_now()->plan.engine == kHandover);
+  CHECK(setting.validate_now()->plan.hydration == Hydration::offload);
+  setting.target().spec.order = 23;
+  CHECK(setting.validate_now()->plan.hydration == Hydration::flatten);
+  CHECK(setting.validate_now()->plan.hydration_reason == "source and target have objects of different sizes");
+  setting.target().spec.order = setting.source().spec.order;
+  setting.request.hydration = Hydration::flatten;
+  CHECK(setting.validate_now()->plan.hydration == Hydration::flatten);
+  CHECK(setting.validate_now()->plan.hydration_reason == "asked for");
+  setting.request.engine = Engine::mirror;
+  CHECK(setting.validate_now()->plan.engine == kMirror);
+  CHECK(setting.validate_now()->plan.engine_reason == "asked for");
 }
 
 TEST_CASE("a created target gets the source's layout") {
