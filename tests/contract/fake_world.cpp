@@ -11,6 +11,7 @@ class FakeContractWorld final : public World {
   FakeContractWorld() : hypervisor_(fake_.hypervisor()), storage_(fake_.storage()), system_(fake_.system()) {
     fake_.pools[forbidden_pool()].allowed = false;
     fake_.secrets[secret_usage()] = key();
+    fake_.guardians_look_again_ms = 2'000;
   }
 
   bool is_real() const override { return false; }
@@ -18,6 +19,9 @@ class FakeContractWorld final : public World {
   Storage& storage() override { return *storage_; }
   System& system() override { return *system_; }
   std::string folder() override { return "/contract"; }
+  std::string passable_folder() override { return "/passable"; }
+  std::string guardian() override { return "/guardian"; }
+  std::string connect_uri() override { return "fake:///"; }
 
   ClusterAccess access() override { return fakes::FakeWorld::disk_on("vda", {}).shown.access; }
   ClusterAccess strict_access() override { return access(); }

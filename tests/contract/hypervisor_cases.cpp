@@ -2,6 +2,7 @@
 #include <catch2/catch.hpp>
 
 #include "checks.h"
+#include "flow/guard.h"
 #include "world.h"
 
 namespace poolshift::contract {
@@ -33,6 +34,33 @@ bool is_ready(const std::string& guest) {
 }
 
 bool has_no_mirror(const std::string& guest) { return !disk_of(guest, "vda").mirror; }
+
+std::string new_overlay(std::uint64_t size_bytes) {
+  const auto path = world().folder() + "/" + unique("overlay") + ".qcow2";
+  const auto made = world().system().create_overlay(path, size_bytes);
+  if (!made) FAIL(made.error().message);
+  return path;
+}
+
+DiskCounters counters_of(const std::string& uuid) {
+  const auto counters = world().hypervisor().disk_counters(uuid, "vda");
+  if (!counters) FAIL(counters.error().message);
+  return *counters;
+}
+
+bool writes_on(const std::string& uuid, std::uint64_t bytes) {
+  const auto before = counters_of(uuid).written_bytes;
+  return wait_until([&] { return counters_of(uuid).written_bytes >= before + bytes; });
+}
+
+// A step at each call, until the disk has no overlay any more.
+bool overlay_comes_off(const std::string& guest, const std::string& uuid) {
+  return wait_until([&] {
+    const auto step = world().hypervisor().commit_overlay(uuid, "vda");
+    if (!step) FAIL(step.error().message);
+    return !disk_of(guest, "vda").has_overlay;
+  });
+}
 
 }  // namespace
 
@@ -118,11 +146,16 @@ TEST_CASE("unknown domains and disks are not found", "[hypervisor]") {
     CHECK_ERROR(hypervisor.set_mirror_bandwidth(domain, disk, kMiB), ErrorCode::not_found);
     CHECK_ERROR(hypervisor.pivot_mirror(domain, disk), ErrorCode::not_found);
     CHECK_ERROR(hypervisor.cancel_mirror(domain, disk), ErrorCode::not_found);
+    CHECK_ERROR(hypervisor.insert_overlay(domain, disk, "/nowhere"), ErrorCode::not_found);
+    CHECK_ERROR(hypervisor.commit_overlay(domain, disk), ErrorCode::not_found);
     CHECK_ERROR(hypervisor.disk_counters(domain, disk), ErrorCode::not_found);
     CHECK_ERROR(hypervisor.write_limit(domain, disk), ErrorCode::not_found);
     CHECK_ERROR(hypervisor.set_write_limit(domain, disk, {}), ErrorCode::not_found);
     CHECK_ERROR(hypervisor.grow_disk(domain, disk, kGiB), ErrorCode::not_found);
   }
+  CHECK_ERROR(hypervisor.suspend(nobody), ErrorCode::not_found);
+  CHECK_ERROR(hypervisor.resume(nobody), ErrorCode::not_found);
+  CHECK_ERROR(hypervisor.redefine_disk(nobody, "vda", image, world().access()), ErrorCode::not_found);
 }
 
 TEST_CASE("a secret's value is the key", "[hypervisor]") {
@@ -300,6 +333,294 @@ TEST_CASE("a disk grows under the guest", "[hypervisor]") {
   CHECK(cluster->image(image)->spec.size_bytes == 2 * kGiB);
 }
 
+TEST_CASE("a suspended guest writes nothing until it is resumed", "[hypervisor]") {
+  auto& hypervisor = world().hypervisor();
+  auto cluster = connect();
+  const auto image = new_image(*cluster, world().pool(), kGiB);
+  const auto guest = world().start_guest({{.target = "vda", .image = image, .fill_bytes = kMiB, .writes_per_s = 50}});
+  const auto uuid = domain_of(guest).uuid;
+  REQUIRE_OK(hypervisor.resume(uuid));
+  CHECK(domain_of(guest).state == DomainState::running);
+
+  REQUIRE_OK(hypervisor.suspend(uuid));
+  CHECK(domain_of(guest).state == DomainState::paused);
+  REQUIRE_OK(hypervisor.suspend(uuid));
+  CHECK(domain_of(guest).state == DomainState::paused);
+  const auto paused = counters_of(uuid);
+  world().system().sleep_ms(500);
+  CHECK(counters_of(uuid).written_bytes == paused.written_bytes);
+  CHECK(counters_of(uuid).write_requests == paused.write_requests);
+
+  REQUIRE_OK(hypervisor.resume(uuid));
+  REQUIRE_OK(hypervisor.resume(uuid));
+  CHECK(domain_of(guest).state == DomainState::running);
+  CHECK(writes_on(uuid, 1));
+
+  world().power_off(guest);
+  CHECK_ERROR(hypervisor.suspend(uuid), ErrorCode::failed);
+  CHECK_ERROR(hypervisor.resume(uuid), ErrorCode::failed);
+  CHECK_ERROR(hypervisor.insert_overlay(uuid, "vda", "/nowhere"), ErrorCode::failed);
+  CHECK_ERROR(hypervisor.commit_overlay(uuid, "vda"), ErrorCode::failed);
+}
+
+TEST_CASE("an overlay takes the guest's writes and brings them down", "[hypervisor]") {
+  auto& hypervisor = world().hypervisor();
+  auto cluster = connect();
+  const auto image = new_image(*cluster, world().pool(), kGiB);
+  const auto guest = world().start_guest({{.target = "vda", .image = image, .unmaps = true, .writes_per_s = 50}});
+  const auto before = domain_of(guest);
+  const auto& uuid = before.uuid;
+  const auto overlay = new_overlay(kGiB);
+  const auto watchers = cluster->image(image)->watchers;
+  CHECK(watchers.size() == 1);
+  REQUIRE_OK(hypervisor.commit_overlay(uuid, "vda"));  // there is none
+  CHECK_ERROR(hypervisor.insert_overlay(uuid, "vda", world().folder() + "/no-such-file"), ErrorCode::failed);
+  CHECK(disk_of(guest, "vda").image == image);
+
+  REQUIRE_OK(hypervisor.insert_overlay(uuid, "vda", overlay));
+  const auto with_overlay = domain_of(guest);
+  CHECK(with_overlay.state == DomainState::running);
+  for (const auto& disk : {with_overlay.disks.at(0), with_overlay.persistent_disks.at(0)}) {
+    CHECK(disk.has_overlay);
+    CHECK(disk.file_path == overlay);
+    CHECK(disk.described_source == "file:" + overlay);
+    CHECK_FALSE(disk.image);
+    CHECK(disk.unmaps);
+    CHECK_FALSE(disk.commits);
+    CHECK_FALSE(disk.other_block_job);
+    CHECK_FALSE(disk.mirror);
+  }
+  const auto empty_bytes = *world().system().file_bytes(overlay);
+  const auto used_bytes = *cluster->used_bytes(image);
+  CHECK(writes_on(uuid, 256 * 1024));
+  CHECK(*world().system().file_bytes(overlay) > empty_bytes);
+  CHECK(*cluster->used_bytes(image) == used_bytes);
+  CHECK(cluster->image(image)->watchers == watchers);
+
+  const bool paused = GENERATE(false, true);
+  CAPTURE(paused);
+  if (paused) REQUIRE_OK(hypervisor.suspend(uuid));
+  REQUIRE_OK(hypervisor.commit_overlay(uuid, "vda"));
+  CHECK(disk_of(guest, "vda").commits);
+  CHECK_FALSE(disk_of(guest, "vda").mirror);
+  CHECK_FALSE(disk_of(guest, "vda").other_block_job);
+  REQUIRE(overlay_comes_off(guest, uuid));
+  const auto after = domain_of(guest);
+  CHECK(after.state == (paused ? DomainState::paused : DomainState::running));
+  for (const auto& disk : {after.disks.at(0), after.persistent_disks.at(0)}) {
+    CHECK(disk.image == image);
+    CHECK(disk.access == before.disks.at(0).access);
+    CHECK(disk.file_path.empty());
+    CHECK_FALSE(disk.has_overlay);
+    CHECK_FALSE(disk.commits);
+    CHECK(disk.unmaps);
+  }
+  CHECK(cluster->image(image)->watchers == watchers);
+  CHECK(*cluster->used_bytes(image) > used_bytes);
+  REQUIRE_OK(hypervisor.commit_overlay(uuid, "vda"));
+  REQUIRE_OK(hypervisor.resume(uuid));
+  CHECK(writes_on(uuid, 1));
+}
+
+TEST_CASE("a shallow copy onto a clone has nothing to copy", "[hypervisor]") {
+  auto& hypervisor = world().hypervisor();
+  auto cluster = connect();
+  const auto source = new_image(*cluster, world().pool(), 256 * kMiB);
+  const ImageName clone{world().other_pool(), "", unique("contract")};
+  const auto guest = world().start_guest(
+      {{.target = "vda", .image = source, .unmaps = true, .fill_bytes = 8 * kMiB, .writes_per_s = 50}});
+  const auto before = domain_of(guest);
+  const auto& uuid = before.uuid;
+  const auto source_watchers = cluster->image(source)->watchers;
+  const auto overlay = new_overlay(256 * kMiB);
+  const auto empty_bytes = *world().system().file_bytes(overlay);
+
+  REQUIRE_OK(hypervisor.suspend(uuid));
+  REQUIRE_OK(cluster->create_snapshot(source, "one"));
+  REQUIRE_OK(cluster->clone_image(source, "one", clone, cluster->image(source)->spec));
+  REQUIRE_OK(hypervisor.insert_overlay(uuid, "vda", overlay));
+  auto options = to(clone);
+  options.shallow = true;
+  REQUIRE_OK(hypervisor.start_mirror(uuid, "vda", options));
+  REQUIRE(wait_until([&] { return is_ready(guest); }));
+  const auto ready = disk_of(guest, "vda");
+  CHECK(ready.mirror->image == clone);
+  CHECK(ready.file_path == overlay);
+  CHECK_FALSE(*cluster->has_own_data(clone));
+  CHECK(*cluster->used_bytes(clone) == *cluster->used_bytes(source));
+  CHECK(cluster->image(clone)->watchers.size() == 1);
+  CHECK(cluster->image(source)->watchers == source_watchers);
+  CHECK(*world().system().file_bytes(overlay) == empty_bytes);
+  CHECK_ERROR(hypervisor.commit_overlay(uuid, "vda"), ErrorCode::busy);
+  CHECK_ERROR(cluster->remove_untouched_clone(clone), ErrorCode::busy);
+
+  SECTION("switched to") {
+    REQUIRE_OK(hypervisor.pivot_mirror(uuid, "vda"));
+    REQUIRE(wait_until([&] { return has_no_mirror(guest); }));
+    const auto after = domain_of(guest);
+    CHECK(after.state == DomainState::paused);
+    for (const auto& disk : {after.disks.at(0), after.persistent_disks.at(0)}) {
+      CHECK(disk.image == clone);
+      CHECK(disk.access == before.disks.at(0).access);
+      CHECK(disk.file_path.empty());
+      CHECK_FALSE(disk.has_overlay);
+      CHECK(disk.unmaps);
+    }
+    CHECK(wait_until([&] { return cluster->image(source)->watchers.empty(); }));
+    CHECK(cluster->image(clone)->watchers.size() == 1);
+    REQUIRE_OK(hypervisor.resume(uuid));
+    CHECK(writes_on(uuid, 1));
+    CHECK(wait_until([&] { return *cluster->has_own_data(clone); }));
+    world().power_off(guest);
+    CHECK(domain_of(guest).disks.at(0).image == clone);
+    CHECK(wait_until([&] { return cluster->image(clone)->watchers.empty(); }));
+    CHECK_ERROR(cluster->remove_untouched_clone(clone), ErrorCode::refused);
+  }
+  SECTION("cancelled, and all is as it was") {
+    REQUIRE_OK(hypervisor.cancel_mirror(uuid, "vda"));
+    REQUIRE(wait_until([&] { return has_no_mirror(guest); }));
+    CHECK(disk_of(guest, "vda").has_overlay);
+    REQUIRE(overlay_comes_off(guest, uuid));
+    CHECK(*world().system().file_bytes(overlay) == empty_bytes);
+    REQUIRE_OK(hypervisor.resume(uuid));
+    const auto after = domain_of(guest);
+    CHECK(after.state == DomainState::running);
+    CHECK(after.disks.at(0).image == source);
+    CHECK(after.persistent_disks.at(0).image == source);
+    CHECK(cluster->image(source)->watchers == source_watchers);
+    CHECK(wait_until([&] { return cluster->image(clone)->watchers.empty(); }));
+    REQUIRE_OK(cluster->remove_untouched_clone(clone));
+    REQUIRE_OK(cluster->remove_snapshot(source, "one"));
+    CHECK(writes_on(uuid, 1));
+  }
+}
+
+TEST_CASE("without an overlay a shallow copy is a full one", "[hypervisor]") {
+  auto& hypervisor = world().hypervisor();
+  auto cluster = connect();
+  const auto source = new_image(*cluster, world().pool(), 256 * kMiB);
+  const auto target = new_image(*cluster, world().other_pool(), 256 * kMiB);
+  const auto guest = world().start_guest({{.target = "vda", .image = source, .unmaps = true, .fill_bytes = 8 * kMiB}});
+  auto options = to(target);
+  options.shallow = true;
+  REQUIRE_OK(hypervisor.start_mirror(domain_of(guest).uuid, "vda", options));
+  REQUIRE(wait_until([&] { return is_ready(guest); }));
+  CHECK(*cluster->used_bytes(target) == 8 * kMiB);
+}
+
+TEST_CASE("a guest that is off with its overlay is told of another image", "[hypervisor]") {
+  auto& hypervisor = world().hypervisor();
+  auto cluster = connect();
+  const auto image = new_image(*cluster, world().pool(), 64 * kMiB);
+  const auto other = new_image(*cluster, world().other_pool(), 64 * kMiB);
+  const auto guest = world().start_guest({{.target = "vda", .image = image}}, Start::paused);
+  const auto before = domain_of(guest);
+  const auto& uuid = before.uuid;
+  const auto overlay = new_overlay(64 * kMiB);
+  REQUIRE_OK(hypervisor.insert_overlay(uuid, "vda", overlay));
+  CHECK_ERROR(hypervisor.redefine_disk(uuid, "vda", image, world().access()), ErrorCode::busy);
+  world().power_off(guest);
+
+  const auto off = domain_of(guest);
+  CHECK(off.state == DomainState::inactive);
+  for (const auto& disk : {off.disks.at(0), off.persistent_disks.at(0)}) {
+    CHECK(disk.file_path == overlay);
+    CHECK_FALSE(disk.image);
+    CHECK(disk.has_overlay);
+  }
+  CHECK_ERROR(hypervisor.redefine_disk(uuid, "vdz", image, world().access()), ErrorCode::not_found);
+  for (const auto& name : {image, other}) {
+    REQUIRE_OK(hypervisor.redefine_disk(uuid, "vda", name, world().access()));
+    const auto redefined = domain_of(guest);
+    for (const auto& disk : {redefined.disks.at(0), redefined.persistent_disks.at(0)}) {
+      CHECK(disk.image == name);
+      CHECK(disk.access == before.disks.at(0).access);
+      CHECK(disk.described_source == "rbd:" + to_string(name));
+      CHECK(disk.file_path.empty());
+      CHECK_FALSE(disk.has_overlay);
+    }
+  }
+}
+
+TEST_CASE("a guardian lets a guest run that nobody else resumes", "[hypervisor][system]") {
+  auto& hypervisor = world().hypervisor();
+  auto& system = world().system();
+  auto cluster = connect();
+  const auto image = new_image(*cluster, world().pool(), 64 * kMiB);
+  const auto guest = world().start_guest({{.target = "vda", .image = image}});
+  GuardOrder order;
+  order.job_id = "contract";
+  order.connect_uri = world().connect_uri();
+  order.domain_uuid = domain_of(guest).uuid;
+  order.disk = "vda";
+  order.target = {world().other_pool(), "", "no-such-image"};
+  order.overlay_path = world().folder() + "/no-such-overlay";
+  order.max_pause_ms = 60'000;
+  const auto lock_path = world().folder() + "/" + unique("lock");
+  auto lock = system.lock_file(lock_path);
+  REQUIRE_OK(lock);
+  const auto runs = [&] { return domain_of(guest).state == DomainState::running; };
+  const auto is_free = [&] { return system.lock_file(lock_path).ok(); };
+
+  SECTION("told that it runs, it does nothing") {
+    auto guardian = system.start_guardian(world().guardian(), to_text(order), **lock);
+    REQUIRE_OK(guardian);
+    REQUIRE_OK((*guardian)->begin());
+    REQUIRE_OK(hypervisor.suspend(order.domain_uuid));
+    system.sleep_ms(300);
+    CHECK((*guardian)->stands_by());
+    CHECK_FALSE(runs());
+    (*guardian)->stand_down();
+    CHECK_FALSE((*guardian)->stands_by());
+    lock->reset();
+    CHECK(is_free());
+    CHECK_FALSE(runs());
+  }
+  SECTION("before the pause began, it does nothing") {
+    auto guardian = system.start_guardian(world().guardian(), to_text(order), **lock);
+    REQUIRE_OK(guardian);
+    REQUIRE_OK(hypervisor.suspend(order.domain_uuid));
+    guardian->reset();
+    lock->reset();
+    CHECK(wait_until(is_free, 10));
+    CHECK_FALSE(runs());
+  }
+  SECTION("left alone, it acts, and keeps the lock until it has ended") {
+    const bool with_overlay = GENERATE(false, true);
+    CAPTURE(with_overlay);
+    if (with_overlay) order.overlay_path = new_overlay(64 * kMiB);
+    auto guardian = system.start_guardian(world().guardian(), to_text(order), **lock);
+    REQUIRE_OK(guardian);
+    REQUIRE_OK((*guardian)->begin());
+    REQUIRE_OK(hypervisor.suspend(order.domain_uuid));
+    if (with_overlay) REQUIRE_OK(hypervisor.insert_overlay(order.domain_uuid, "vda", order.overlay_path));
+    CHECK((*guardian)->stands_by());
+    guardian->reset();
+    lock->reset();
+    CHECK_FALSE(is_free());
+    CHECK(wait_until(runs, 10));
+    CHECK(wait_until(is_free, 10));
+    CHECK(disk_of(guest, "vda").image == image);
+    CHECK(domain_of(guest).persistent_disks.at(0).image == image);
+  }
+  SECTION("when it takes too long, it acts") {
+    order.max_pause_ms = 1'000;
+    auto guardian = system.start_guardian(world().guardian(), to_text(order), **lock);
+    REQUIRE_OK(guardian);
+    REQUIRE_OK((*guardian)->begin());
+    REQUIRE_OK(hypervisor.suspend(order.domain_uuid));
+    CHECK_FALSE(runs());
+    CHECK(wait_until(runs, 10));
+    CHECK_FALSE((*guardian)->stands_by());
+    (*guardian)->stand_down();
+    lock->reset();
+    CHECK(wait_until(is_free, 10));
+  }
+  SECTION("it has to be told what to do") {
+    CHECK_ERROR(system.start_guardian(world().guardian(), "{}", **lock), ErrorCode::failed);
+  }
+}
+
 TEST_CASE("a hypervisor that is away is unreachable, and found again when it is back", "[hypervisor]") {
   auto& hypervisor = world().hypervisor();
   auto cluster = connect();
@@ -311,6 +632,11 @@ TEST_CASE("a hypervisor that is away is unreachable, and found again when it is 
   CHECK_ERROR(hypervisor.find_domain(guest), ErrorCode::unreachable);
   CHECK_ERROR(hypervisor.versions(), ErrorCode::unreachable);
   CHECK_ERROR(hypervisor.pivot_mirror(uuid, "vda"), ErrorCode::unreachable);
+  CHECK_ERROR(hypervisor.suspend(uuid), ErrorCode::unreachable);
+  CHECK_ERROR(hypervisor.resume(uuid), ErrorCode::unreachable);
+  CHECK_ERROR(hypervisor.insert_overlay(uuid, "vda", "/nowhere"), ErrorCode::unreachable);
+  CHECK_ERROR(hypervisor.commit_overlay(uuid, "vda"), ErrorCode::unreachable);
+  CHECK_ERROR(hypervisor.redefine_disk(uuid, "vda", image, world().access()), ErrorCode::unreachable);
   world().start_hypervisor();
   const auto found = hypervisor.find_domain(guest);
   REQUIRE_OK(found);

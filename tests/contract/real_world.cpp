@@ -62,6 +62,7 @@ class RealWorld final : public World {
     char name[] = "/tmp/poolshift-contract.XXXXXX";
     if (mkdtemp(name) == nullptr) throw std::runtime_error("cannot make a folder in /tmp");
     folder_ = name;
+    passable_folder_ = folder_ + ".passable";
     run(fmt::format("grep -E '^(\\[global\\]|fsid|mon_host)' {} >{}", shell_quoted(variable("STACK_CEPH_CONF")),
                     shell_quoted(strict_access().conf_path)));
     key_ = run(fmt::format("ceph-authtool -p -n client.{} {}", variable("STACK_CEPH_USER"),
@@ -75,6 +76,7 @@ class RealWorld final : public World {
     for (const auto& guest : guests_) stack("guest", fmt::format("stop {}", guest));
     std::error_code ignored;
     std::filesystem::remove_all(folder_, ignored);
+    std::filesystem::remove_all(passable_folder_, ignored);
   }
 
   bool is_real() const override { return true; }
@@ -82,6 +84,9 @@ class RealWorld final : public World {
   Storage& storage() override { return *storage_; }
   System& system() override { return *system_; }
   std::string folder() override { return folder_; }
+  std::string passable_folder() override { return passable_folder_; }
+  std::string guardian() override { return POOLSHIFT_GUARDIAN; }
+  std::string connect_uri() override { return variable("STACK_LIBVIRT_URI"); }
 
   ClusterAccess access() override {
     ClusterAccess access;
@@ -139,6 +144,7 @@ class RealWorld final : public World {
   std::unique_ptr<System> system_;
   std::string dir_;
   std::string folder_;
+  std::string passable_folder_;
   std::string key_;
   std::vector<std::string> guests_;
 };

@@ -83,6 +83,34 @@ TEST_CASE("a file grows, is cut and is replaced", "[system]") {
   CHECK_ERROR(system.read_file(path, 1000), ErrorCode::not_found);
 }
 
+TEST_CASE("a file's length is told", "[system]") {
+  auto& system = world().system();
+  const auto path = new_folder() + "/file";
+  CHECK_ERROR(system.file_bytes(path), ErrorCode::not_found);
+  REQUIRE_OK(system.create_file(path, "12345"));
+  CHECK(*system.file_bytes(path) == 5);
+  REQUIRE_OK(system.append_file(path, "6"));
+  CHECK(*system.file_bytes(path) == 6);
+}
+
+TEST_CASE("an overlay is made anew in a folder that QEMU can pass through", "[system]") {
+  auto& system = world().system();
+  const auto folder = world().passable_folder() + "/" + unique("case");
+  REQUIRE_OK(system.make_passable_folder(folder));
+  REQUIRE_OK(system.make_passable_folder(folder));
+  const auto path = folder + "/overlay.qcow2";
+  REQUIRE_OK(system.create_overlay(path, 64 * kMiB));
+  const auto bytes = system.file_bytes(path);
+  REQUIRE_OK(bytes);
+  CHECK(*bytes > 0);
+  CHECK(*bytes < kMiB);
+  REQUIRE_OK(system.create_overlay(path, 64 * kMiB));
+  CHECK(*system.file_bytes(path) == *bytes);
+  CHECK(*system.list_folder(folder) == std::vector<std::string>{"overlay.qcow2"});
+  REQUIRE_OK(system.remove_file(path));
+  CHECK_ERROR(system.file_bytes(path), ErrorCode::not_found);
+}
+
 TEST_CASE("reading is limited", "[system]") {
   auto& system = world().system();
   const auto path = new_folder() + "/file";

@@ -43,6 +43,11 @@ class World {
   virtual System& system() = 0;
   // An existing, writable folder for the System's files, empty.
   virtual std::string folder() = 0;
+  // The same, but other users may pass through it.
+  virtual std::string passable_folder() = 0;
+  // The program that start_guardian() is given, and the connection that it is told to use.
+  virtual std::string guardian() = 0;
+  virtual std::string connect_uri() = 0;
 
   // A user who may use both pools, the libvirt secret with the key included.
   virtual ClusterAccess access() = 0;

@@ -17,6 +17,7 @@ void show_source(Disk& disk, const std::optional<ImageName>& image, const std::s
   if (!overlay_path.empty()) {
     disk.image.reset();
     disk.access = {};
+    disk.has_overlay = true;  // also in the definition: libvirt writes the chain there
     disk.file_path = overlay_path;
     disk.described_source = "file:" + overlay_path;
   } else if (image) {
@@ -35,8 +36,6 @@ Domain shown(const FakeDomain& fake) {
     if (disk.mirror) live.mirror = Mirror{disk.mirror->options.target, disk.mirror->ready, false};
     live.commits = disk.commit.has_value();
     show_source(live, disk.shown.image, disk.overlay ? disk.overlay->path : "");
-    // A definition does not tell what is below its source.
-    live.has_overlay = disk.shown.has_overlay || (disk.overlay && is_active(domain));
     domain.disks.push_back(live);
     if (!fake.persistent) continue;
     Disk persistent = disk.shown;

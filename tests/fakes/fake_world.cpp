@@ -377,11 +377,12 @@ void FakeWorld::kill_qemu(FakeDomain& domain) {
     }
     disk.mirror.reset();
     disk.commit.reset();
+    disk.overlay.reset();
     if (!domain.persistent) continue;
     disk.shown.image = disk.persistent_image;
-    disk.overlay.reset();
     if (!disk.persistent_overlay.empty()) {
-      disk.overlay = FakeOverlay{disk.persistent_overlay, files[disk.persistent_overlay].qcow2};
+      const auto file = files.find(disk.persistent_overlay);
+      disk.overlay = FakeOverlay{disk.persistent_overlay, file == files.end() ? nullptr : file->second.qcow2};
     }
   }
   domain.state = DomainState::inactive;
