@@ -109,7 +109,7 @@ test_disk_that_is_being_moved() {
 
 # Neither a dry run nor a check, and the plan is told.
 test_what_would_be_done() {
-  unchanged_by poolshift swap --domain "$web" --disk vda --to "$target" --dry-run --json
+  unchanged_by poolshift swap --domain "$web" --disk vda --to "$target" --engine mirror --dry-run --json
   assert_exit 0
   assert_report '.state == "checked" and .job == null and .error == null and (.plan | .engine == "mirror" and
     .creates_target == false and .source_after == "keep") and ([.checks[].result] | all(. == "pass"))'

@@ -2,75 +2,10 @@
 # kill -9 of poolshift in each phase, of libvirtd and of QEMU; then `poolshift recover`.
 # shellcheck source=tests/integration/functions.sh
 . "$(dirname -- "$0")/functions.sh"
+# shellcheck source=tests/integration/kill.sh
+. "$here/kill.sh"
 
-web=$(name web)
 kAttempts=15
-
-boot() {
-  new_image "volumes-hdd/kill-$kFileTag" 256M
-  at_end empty_trash volumes-hdd
-  at_end empty_trash volumes-ssd
-  at_end drop_all
-  start_guest "$web" --disk "vda=volumes-hdd/kill-$kFileTag,discard=unmap" \
-    --workload vda=mode=random,rate=100,span=64M,fill=64M --wait-filled
-}
-
-# The disk wanders from image to image: all that tests of this file made.
-drop_all() {
-  local pool image
-  for pool in $STACK_POOLS; do
-    for image in $(rbd_admin ls "$pool"); do
-      [[ $image != kill*-"$kFileTag" ]] || drop_image "$pool/$image"
-    done
-  done
-}
-
-# new_target [nothing]: $from is where the disk is; $to is a new image in the other pool, or only its name.
-new_target() {
-  from=$(disk_image "$web" vda)
-  case $from in
-    volumes-hdd/*) to=volumes-ssd ;;
-    *) to=volumes-hdd ;;
-  esac
-  to+=/kill-${T##*/}-$((++targets))-$kFileTag
-  at_end drop_unused "$from"
-  at_end drop_unused "$to"
-  [[ ${1:-} == nothing ]] || rbd_admin create --size 256M "$to"
-}
-targets=0
-
-drop_unused() { [[ $(disk_image "$web" vda) == "$1" ]] || drop_image "$1"; }
-
-kill_swap() {
-  kill -KILL "$swap_pid" 2>/dev/null || true # it may just have ended
-  wait "$swap_pid" 2>/dev/null || true
-}
-
-# assert_recovered STATE-REGEX: the one open job was taken up and ended so; the guest, its disk and its data agree, and
-# the guest still writes.
-assert_recovered() {
-  local state guest_on
-  recover_all
-  assert_exit 0
-  assert_report '.jobs | length == 1 and .[0].job == $job and (.[0].state | test("^(" + $state + ")$"))' \
-    --arg job "$job" --arg state "$1"
-  state=$(jq -r '.jobs[0].state' "$T/report.json")
-  guest_on=$(jq -r '.jobs[0].guest_on' "$T/report.json")
-  if [[ $state == 'done' ]]; then
-    assert_equal "$guest_on" target guest_on
-    assert_on_target "$web" vda "$from" "$to"
-    wait_for_writes "$web" vda 20
-    assert_data "$web" vda "$to"
-  else
-    assert_equal "$guest_on" source guest_on
-    assert_on_source "$web" vda "$from"
-    wait_for_writes "$web" vda 20
-    assert_data "$web" vda "$from"
-  fi
-  poolshift status "$job" --json
-  assert_report '.running == false and .state == $state and .guest_on == $guest_on' \
-    --arg state "$state" --arg guest_on "$guest_on"
-}
 
 # kill_in PHASE STATE-REGEX SWAP-OPTIONS...: phases may be shorter than it takes to see them: tried again until the
 # journal says that it was this one.
@@ -194,7 +129,7 @@ test_in_undo() {
 test_in_prepare_with_created_target() {
   local attempt
   for ((attempt = 1; attempt <= kAttempts; attempt++)); do
-    new_target nothing
+    new_name
     remember_jobs
     start_swap "$web" vda "$to" --create
     wait_for_job
@@ -280,8 +215,6 @@ test_libvirtd_stays_away() {
   poolshift set "$job" --bandwidth 0
   assert_recovered 'done'
 }
-
-qemu_is_gone() { [[ $(state_of_domain "$web") == 'shut off' ]]; }
 
 # The guest is gone in mid-copy: all that it was promised is on the source, where it starts again.
 test_qemu_in_copy() {

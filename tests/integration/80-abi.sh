@@ -14,11 +14,16 @@ boot() {
     --wait-filled
 }
 
-options() { jq -cn --arg uri "$STACK_LIBVIRT_URI" --arg dir "$S" '{schema: 1, connect: $uri, state_dir: $dir}'; }
+options() {
+  jq -cn --arg uri "$STACK_LIBVIRT_URI" --arg dir "$S" --arg overlays "$POOLSHIFT_OVERLAY_DIR" \
+    --arg guardian "$POOLSHIFT_GUARDIAN" \
+    '{schema: 1, connect: $uri, state_dir: $dir, overlay_dir: $overlays, guardian: $guardian}'
+}
 # request TARGET BANDWIDTH: a limit, so that there is something to follow.
 request() {
-  jq -cn --arg domain "$web" --arg target "$1" --argjson bandwidth "$2" \
-    '{schema: 1, domain: $domain, disk: "vda", target: $target, create: true, bandwidth_bytes_per_s: $bandwidth}'
+  jq -cn --arg domain "$web" --arg target "$1" --argjson bandwidth "$2" --arg engine "$engine" \
+    '{schema: 1, domain: $domain, disk: "vda", target: $target, create: true, engine: $engine,
+      bandwidth_bytes_per_s: $bandwidth}'
 }
 
 # through COMMAND...: its last line is the report.
@@ -40,6 +45,7 @@ test_swap_from_c() {
 }
 
 test_swap_from_python() {
+  engine=handover
   local program=(/usr/bin/python3 "$tests/abi/abi_swap.py")
   through "${program[@]}" "$kLibrary" "$(options)" "$(request "${images[2]}" $((16 * MiB)))" 0
   assert_done "${images[1]}" "${images[2]}"

@@ -20,6 +20,9 @@ file=$(basename -- "$0")
 kPoolshift=$POOLSHIFT_BUILD_DIR/cli/poolshift
 kLibrary=$(realpath -- "$POOLSHIFT_BUILD_DIR"/plugin/libpoolshift.so.1)
 kForbiddenPool=volumes-other # whose images the guests' user may not touch
+export POOLSHIFT_GUARDIAN=$POOLSHIFT_BUILD_DIR/guardian/poolshift-guardian
+# QEMU must be able to pass through it, which it cannot through the state folders of tests.
+export POOLSHIFT_OVERLAY_DIR=$STACK_DIR/overlays
 MiB=$((1 << 20))
 GiB=$((1 << 30))
 
@@ -50,11 +53,13 @@ requires() { command -v "$1" >/dev/null || skip "there is no '$1'"; }
 at_end() { at_end_list+=("$(printf '%q ' "$@")"); }
 at_end_list=()
 run_at_end() {
-  local i
+  local i pool
   trap - ERR
   set +e
   for ((i = ${#at_end_list[@]} - 1; i >= 0; i--)); do eval "${at_end_list[i]}" >&2 </dev/null; done
   at_end_list=()
+  # There are the empty images whose names clones took.
+  if [[ $engine == handover ]]; then for pool in $STACK_POOLS; do empty_trash "$pool"; done; fi
   set -e
 }
 
@@ -117,7 +122,7 @@ run_tests() {
   trap 'exit 130' INT
   trap 'exit 143' TERM
   # In the order of the file; a pattern may choose among them.
-  mapfile -t functions < <(sed -n 's/^\(test_[a-z0-9_]*\)() .*/\1/p' "$0" | grep -E -- "${POOLSHIFT_TEST_ONLY:-.}")
+  mapfile -t functions < <(sed -n 's/^\(test_[a-z0-9_]*\)() .*/\1/p' "${BASH_SOURCE[1]}" | grep -E -- "${POOLSHIFT_TEST_ONLY:-.}")
   echo "1..${#functions[@]}"
   ((${#functions[@]} > 0)) || exit 0
   if [[ -n $setup ]]; then
@@ -269,10 +274,14 @@ poolshift() {
   sed 's/^/    /' "$T/err" >&2
 }
 
+# The engine of `swap` and `start_swap`; a test file may set it before it sources this.
+engine=${engine:-mirror}
+
 # swap GUEST DISK TARGET OPTIONS...
 swap() {
   local guest=$1 disk=$2 target=$3
   shift 3
+  [[ " $* " == *' --engine '* ]] || set -- --engine "$engine" "$@"
   poolshift swap --domain "$guest" --disk "$disk" --to "$target" --json --progress none "$@"
 }
 
@@ -280,6 +289,7 @@ swap() {
 start_swap() {
   local guest=$1 disk=$2 target=$3
   shift 3
+  [[ " $* " == *' --engine '* ]] || set -- --engine "$engine" "$@"
   say "poolshift swap $* &"
   rm -f "$T/swap.status"
   # A shell's background process ignores SIGINT, unless told otherwise.
@@ -353,7 +363,7 @@ wait_for_phase() {
 # copied_some [BYTES]: the copy of $job has begun and got so far (0).
 copied_some() {
   poolshift status "$job" --json
-  jq -e --argjson least "${1:-0}" '.phase == "copy" and .progress != null and .progress.done_bytes > $least' \
+  jq -e --argjson least "${1:-0}" '(.phase | IN("copy", "hydrate")) and .progress != null and .progress.done_bytes > $least' \
     "$T/report.json"
 }
 
@@ -378,12 +388,18 @@ kReportKeys='["job","state","guest_on","engine","source","target","bytes","secon
 # assert_done SOURCE TARGET: the last line is the report of a swap that is done.
 assert_done() {
   assert_exit 0
-  assert_report '.schema == 1 and .state == "done" and .guest_on == "target" and .error == null and .engine == "mirror"'
+  assert_report '.schema == 1 and .state == "done" and .guest_on == "target" and .error == null and .engine == $engine' \
+    --arg engine "$engine"
   assert_report "$kReportKeys - keys == []"
   assert_report '.source == $source and .target == $target' --arg source "$1" --arg target "$2"
   assert_report '.bytes | .virtual > 0 and .copied > 0 and .source_used >= 0 and .target_used >= 0'
-  assert_report '.seconds | [.validate, .prepare, .copy, .pivot, .retire, .total] | all(. > 0)'
-  assert_report '.seconds.pause == 0'
+  if [[ $engine == mirror ]]; then
+    assert_report '.seconds | [.validate, .prepare, .copy, .pivot, .retire, .total] | all(. > 0)'
+    assert_report '.seconds.pause == 0 and .hydration == null'
+  else
+    assert_report '.seconds | [.validate, .prepare, .pivot, .hydrate, .retire, .total] | all(. > 0)'
+    assert_report '.seconds.copy == 0 and .hydration.reason != ""'
+  fi
   assert_report '[.checks[].result] | length > 5 and all(. == "pass" or . == "warn")'
 }
 
@@ -414,7 +430,8 @@ assert_on_source() {
   assert_nothing_left "$1" "$2"
 }
 
-# assert_nothing_left GUEST DISK: no block job, no tag, no half-made image, no file but journals of ended jobs.
+# assert_nothing_left GUEST DISK: no block job, no tag, no half-made image, no snapshot or clone of ours, no overlay, no
+# guardian, no file but journals of ended jobs.
 assert_nothing_left() {
   local pool image journal left
   [[ -z $(virsh blockjob "$1" "$2" --raw 2>/dev/null) ]] || fail "a block job is left: $(virsh blockjob "$1" "$2")"
@@ -423,14 +440,21 @@ assert_nothing_left() {
     for image in $(rbd_admin ls "$pool"); do
       [[ $image != poolshift.* ]] || fail "image $pool/$image is left over"
       [[ $(rbd_admin image-meta ls "$pool/$image" 2>/dev/null) != *poolshift* ]] || fail "$pool/$image is still tagged"
+      [[ $(rbd_admin info "$pool/$image") != *parent:*@poolshift.* ]] || fail "$pool/$image is still a clone"
+      [[ $(rbd_admin snap ls --all "$pool/$image") != *poolshift.* ]] || fail "$pool/$image still has our snapshot"
     done
   done
   for journal in $(journals); do
     [[ $(journal_phase "$journal") =~ ^(done|undone)$ ]] || fail "${journal##*/} is open: $(journal_phase "$journal")"
   done
-  left=$(cd "$S/jobs" && find . -type f ! -name '*.journal' ! -name .lock)
+  left=$(cd "$S/jobs" && find . -type f ! -name '*.journal' ! -name '.*lock')
   [[ -z $left ]] || fail "files are left in the state folder: $left"
+  left=$(ls "$POOLSHIFT_OVERLAY_DIR" 2>/dev/null || true)
+  [[ -z $left ]] || fail "overlays are left: $left"
+  until_true 5 no_guardian || fail "a guardian is left: $(pgrep -af "^$POOLSHIFT_GUARDIAN")"
 }
+
+no_guardian() { ! pgrep -f "^$POOLSHIFT_GUARDIAN" >/dev/null; }
 
 # metadata_of POOL IMAGE-ID: read from the header object, because 'rbd image-meta ls' opens the image for writing and waits
 # while its pool is full.
@@ -466,7 +490,7 @@ world() (
       virsh dumpxml "$domain" --inactive
     done
     echo "== state"
-    [[ ! -d $S ]] || (cd "$S" && find . -type f ! -name .lock -exec sha256sum {} + | sort -k 2)
+    [[ ! -d $S ]] || (cd "$S" && find . -type f ! -name '.*lock' -exec sha256sum {} + | sort -k 2)
   } >"$1" 2>"$1.stderr"
 )
 
