@@ -68,19 +68,22 @@ bool has_backing_file(const pugi::xml_node& disk) {
   return static_cast<bool>(disk.child("backingStore").child("source"));
 }
 
-// A commit's "copy" goes to the image below the overlay.
-bool goes_down(const pugi::xml_node& mirror) {
-  const auto to = mirror.child("source");
-  const auto below = mirror.parent().child("backingStore").child("source");
+bool is_same_source(const pugi::xml_node& one, const pugi::xml_node& other) {
   const auto same = [&](const char* name) {
-    return to.attribute(name) && is(to.attribute(name), below.attribute(name).value());
+    return one.attribute(name) && is(one.attribute(name), other.attribute(name).value());
   };
   return same("name") || same("file") || same("dev");
 }
 
+// The job loses its name at its end, before the disk is switched and for some moments after it (libvirt 9.0). A
+// commit's goes to the image below, or to what the disk is on already; a copy's <mirror> goes when its disk is
+// switched.
 bool is_active_commit(const pugi::xml_node& mirror) {
   const auto job = mirror.attribute("job");
-  return is(job, "active-commit") || (job && is(job, "") && goes_down(mirror));
+  if (!job || !is(job, "")) return is(job, "active-commit");
+  const auto to = mirror.child("source");
+  const auto disk = mirror.parent();
+  return is_same_source(to, disk.child("backingStore").child("source")) || is_same_source(to, disk.child("source"));
 }
 
 void read_mirror(const pugi::xml_node& node, Disk& disk) {

@@ -263,7 +263,9 @@ Status LibvirtHypervisor::note_other_jobs(virDomain* domain, Domain& description
       return make_error(last_error(), fmt::format("Cannot look for block jobs of domain '{}'", description.name));
     }
     if (found <= 0 || info.type == VIR_DOMAIN_BLOCK_JOB_TYPE_COPY) continue;
-    if (info.type == VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT) {
+    // At its end an active commit is told as an ordinary one.
+    const bool ends = disk.commits && info.type == VIR_DOMAIN_BLOCK_JOB_TYPE_COMMIT;
+    if (ends || info.type == VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT) {
       disk.commits = true;
     } else {
       disk.other_block_job = true;

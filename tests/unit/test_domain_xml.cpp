@@ -98,7 +98,7 @@ TEST_CASE("domain XML: an overlay and its commit", "[domain_xml]") {
   CHECK(commit_state(fixture("10-overlay.xml"), "vda") == CommitState::none);
   CHECK(commit_state(fixture("02-ready.xml"), "vda") == CommitState::none);
 
-  // Without a name for its job, what goes to the image below is a commit that is ending.
+  // Without a name for its job, what goes to the image below, or to the disk's own, is a commit that is ending.
   const std::string below = "<backingStore type='network'><source protocol='rbd' name='p/i'/></backingStore>";
   const auto ending = [&](const std::string& to) {
     return disk_with("<source file='/o'/>" + below + "<mirror type='network' job=''><source protocol='rbd' name='" +
@@ -108,6 +108,10 @@ TEST_CASE("domain XML: an overlay and its commit", "[domain_xml]") {
   CHECK_FALSE(ending("p/i").mirror);
   CHECK(ending("p/other").mirror);
   CHECK_FALSE(ending("p/other").commits);
+  const auto switched = disk_with(
+      "<source protocol='rbd' name='p/i'/><mirror type='network' job=''><source protocol='rbd' name='p/i'/></mirror>");
+  CHECK(switched.commits);
+  CHECK_FALSE(switched.mirror);
 }
 
 TEST_CASE("domain XML: an overlay for one disk of several", "[domain_xml]") {
