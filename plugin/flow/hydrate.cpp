@@ -20,6 +20,10 @@ constexpr std::int64_t kBringBackMs = 60'000;
 constexpr std::size_t kBatchPerInFlight = 4;
 constexpr std::int64_t kLookAtPoolEveryMs = 2'000;
 constexpr std::int64_t kRateWindowMs = 1'000;
+// Rebuilding an object map asks for each object of the image whether it is there; librbd's default is 10 at a time.
+constexpr const char* kRebuildDepth = "64";
+// Each is a whole object read and written by the guest's QEMU: few, for the guest's sake.
+constexpr const char* kFlattenDepth = "4";
 
 // What a person may ask for: the guest stays where it is, the rest waits for `recover`.
 Status stop_if_asked(Swap& swap) {
@@ -51,6 +55,12 @@ Status tag_target(const JobRecord& record, Cluster& cluster) {
     POOLSHIFT_TRY(cluster.set_metadata(record.target, key, value));
   }
   return cluster.set_metadata(record.target, kJobKey, record.job_id);
+}
+
+// How many objects librbd works on at a time in the client that has the target open, the guest's QEMU. retire.cpp gives
+// back what was set before.
+Status set_depth(const JobRecord& record, Cluster& cluster, const char* depth) {
+  return cluster.set_metadata(record.target, kDepthKey, depth);
 }
 
 class Hydrator {
@@ -85,11 +95,15 @@ class Hydrator {
       POOLSHIFT_TRY(swap_.wait_ms(rest_of_ms(*bytes_per_s, copies->copied * object_bytes, began_ms)));
     }
     show("rebuilding the object map");
+    POOLSHIFT_TRY(set_depth(record_, cluster_, kRebuildDepth));
     POOLSHIFT_TRY(finished(cluster_.rebuild_object_map(record_.target, watching("rebuilding the object map"))));
     return flatten();
   }
 
-  Status flatten() { return finished(cluster_.flatten_image(record_.target, watching("flattening"))); }
+  Status flatten() {
+    POOLSHIFT_TRY(set_depth(record_, cluster_, kFlattenDepth));
+    return finished(cluster_.flatten_image(record_.target, watching("flattening")));
+  }
 
  private:
   double usual_write_us() const {

@@ -7,6 +7,8 @@ namespace poolshift {
 namespace {
 constexpr std::int64_t kWindowMs = 250;
 constexpr unsigned kMostInFlight = 16;
+// Slower than this helps the guest no more: what it suffers from then is that objects are not there yet.
+constexpr unsigned kLeastInFlight = 3;
 // A guest that writes gets this many times its usual latency before it is given way, but never less than kLeastBoundUs:
 // each first write to an object that is not there yet has to fetch it.
 constexpr double kSlowdown = 3;
@@ -29,7 +31,7 @@ unsigned Pacing::look(std::int64_t now_ms, const DiskCounters& counters) {
   const double write_us = mean_write_us(*window_, counters);
   const bool suffers = write_us > std::max(kSlowdown * usual_write_us_, kLeastBoundUs);
   if (suffers) {
-    in_flight_ = std::max(in_flight_ / 2, 1U);
+    in_flight_ = std::max(in_flight_ / 2, kLeastInFlight);
   } else {
     in_flight_ = std::min(write_us == 0 ? in_flight_ * 2 : in_flight_ + 1, kMostInFlight);
   }

@@ -107,6 +107,10 @@ Status make_thin(Swap& swap, Cluster& cluster) {
 Status clean_up_after_handover(Swap& swap, Cluster& cluster) {
   const JobRecord& record = swap.record;
   POOLSHIFT_TRY(drop_overlay(swap, true));  // the copy that was switched to has merged it
+  const auto depth = record.target_spec.metadata.find(kDepthKey);
+  POOLSHIFT_TRY(depth == record.target_spec.metadata.end()
+                    ? cluster.remove_metadata(record.target, kDepthKey)
+                    : cluster.set_metadata(record.target, kDepthKey, depth->second));
   auto source_cluster = swap.source_cluster();
   if (!source_cluster) return source_cluster.error();
   const auto removed = (*source_cluster)->remove_snapshot(record.source, snapshot_name(record));

@@ -74,11 +74,12 @@ POOLSHIFT_API void poolshift_free(void* text);
  *    "log_level":"info", "patience_s":60, "owns_process":false, "overlay_dir":"", "guardian":""}
  * "ceph_conf" overrides the cluster access in the domains' XML; "log_file" "-" is stderr, "" none; "patience_s" is
  * how long libvirtd or the cluster may be away before a job is held; "owns_process" says that nobody else in this
- * process uses libvirt, whose errors may then be kept off stderr; "overlay_dir" is where a handover puts the file that is
- * on the disk during the pause (default: the state folder's "overlays"; QEMU's user must be able to pass through it), and
- * "guardian" the program that ends a pause when this process does not (default: where it is installed). Makes the state folder when it is missing; contacts
- * neither libvirtd nor the cluster (they are contacted when first needed). Blocks for local file operations only. Any
- * thread. Errors: USAGE (options), HELD (state folder not usable). Since 1.0. */
+ * process uses libvirt, whose errors may then be kept off stderr; "overlay_dir" is where a handover puts the file that
+ * is on the disk during the pause (default: the state folder's "overlays"; QEMU's user must be able to pass through
+ * it), and "guardian" the program that ends a pause when this process does not (default: where it is installed). Makes
+ * the state folder when it is missing; contacts neither libvirtd nor the cluster (they are contacted when first
+ * needed). Blocks for local file operations only. Any thread. Errors: USAGE (options), HELD (state folder not usable).
+ * Since 1.0. */
 POOLSHIFT_API int poolshift_host_open(const char* options, poolshift_host** host, char** error);
 
 /* Closes a host. Jobs that this host runs are left to poolshift_recover(): their work in QEMU goes on, nothing follows

@@ -53,7 +53,11 @@ std::string JobStore::path_of(const std::string& job_id, const char* suffix) con
   return fmt::format("{}/{}{}", jobs_dir_, job_id, suffix);
 }
 
-Status JobStore::open() { return system_.make_folder(jobs_dir_); }
+Status JobStore::open() {
+  // What others must reach lies beside the jobs (host.h: overlay_dir); whether they can is validation's business.
+  (void)system_.make_passable_folder(jobs_dir_.substr(0, jobs_dir_.rfind('/')));
+  return system_.make_folder(jobs_dir_);
+}
 
 Result<std::unique_ptr<FileLock>> JobStore::lock_folder() {
   const auto deadline_ms = system_.monotonic_ms() + kLockPatienceMs;

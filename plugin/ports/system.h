@@ -19,8 +19,8 @@ class FileLock {
   virtual ~FileLock() = default;
 };
 
-// A process of its own that lets a guest run again when this one does not (flow/guard.h). Destroyed before it was told to
-// stand down, it steps in, as if this process had died.
+// A process of its own that lets a guest run again when this one does not (flow/guard.h). Destroyed before it was told
+// to stand down, it steps in, as if this process had died.
 class Guardian {
  public:
   virtual ~Guardian() = default;

@@ -300,10 +300,10 @@ TEST_CASE("a clone gets its data object by object", "[storage]") {
   CHECK(std::is_sorted(objects->begin(), objects->end()));
   CHECK(objects->front() == 0);
 
-  std::string guest;
   if (open) {
-    guest = world().start_guest({{.target = "vda", .image = clone, .fill_bytes = kMiB}});
-    CHECK(has_own_data(*cluster, clone));
+    world().start_guest({{.target = "vda", .image = clone, .writes_per_s = 100}}, Start::transient);
+    CHECK(wait_until([&] { return used_by(*cluster, clone) >= kFilledBytes && has_own_data(*cluster, clone); }));
+    world().system().sleep_ms(2000);
   }
   const auto watchers = image_of(*cluster, clone).watchers;
   auto asked = *objects;
@@ -314,7 +314,6 @@ TEST_CASE("a clone gets its data object by object", "[storage]") {
     const auto copies = (*copier)->copy(asked, 4);
     REQUIRE_OK(copies);
     CHECK(copies->absent == 1);
-    CHECK(copies->copied > 0);
     CHECK((copies->present > 0) == open);
     CHECK(copies->copied + copies->present == objects->size());
     const auto again = (*copier)->copy(asked, 4);
@@ -333,32 +332,40 @@ TEST_CASE("a clone gets its data object by object", "[storage]") {
   CHECK_ERROR(cluster->remove_untouched_clone(clone), open ? ErrorCode::busy : ErrorCode::refused);
   REQUIRE_OK(cluster->flatten_image(clone, go_on));
   CHECK(image_of(*cluster, clone).parent.empty());
-  CHECK(used_by(*cluster, clone) == kFilledBytes);
+  const auto is_all_there = [&] {
+    const auto used = used_by(*cluster, clone);
+    return open ? used >= kFilledBytes : used == kFilledBytes;
+  };
+  CHECK(is_all_there());
   CHECK(image_of(*cluster, clone).watchers == watchers);
   REQUIRE_OK(cluster->flatten_image(clone, go_on));
   REQUIRE_OK(cluster->rebuild_object_map(clone, go_on));
   REQUIRE_OK(cluster->remove_snapshot(source, "one"));
-  CHECK(used_by(*cluster, clone) == kFilledBytes);
-  CHECK_ERROR(cluster->remove_untouched_clone(clone), open ? ErrorCode::busy : ErrorCode::refused);
+  CHECK(is_all_there());
+  CHECK_ERROR(cluster->remove_untouched_clone(clone), ErrorCode::refused);
 }
 
-TEST_CASE("a flatten gives a clone all it has not, and goes on by itself when it is left", "[storage]") {
+TEST_CASE("a flatten gives a clone all that it has not", "[storage]") {
   auto cluster = connect();
   const auto source = filled_image(*cluster);
   REQUIRE_OK(cluster->create_snapshot(source, "one"));
   const ImageName clone{world().other_pool(), "", unique("contract")};
   REQUIRE_OK(cluster->clone_image(source, "one", clone, image_of(*cluster, source).spec));
-  SECTION("that nobody has open") { REQUIRE_OK(cluster->flatten_image(clone, go_on)); }
+  SECTION("watched") { REQUIRE_OK(cluster->flatten_image(clone, go_on)); }
   SECTION("with nobody watching") { REQUIRE_OK(cluster->flatten_image(clone, nullptr)); }
-  SECTION("that a guest has open") {
-    const auto guest = world().start_guest({{.target = "vda", .image = clone, .fill_bytes = kMiB}});
-    const auto left = cluster->flatten_image(clone, stop);
-    if (!left) CHECK(left.error().code == ErrorCode::left);  // it may be done before it is asked
+  SECTION("left when nobody else has it open: it stops, and is begun again") {
+    CHECK_ERROR(cluster->flatten_image(clone, stop), ErrorCode::left);
+    REQUIRE_OK(cluster->flatten_image(clone, go_on));
+  }
+  SECTION("left when a guest has it open and writes: that goes on with it") {
+    const auto guest = world().start_guest({{.target = "vda", .image = clone, .writes_per_s = 50}});
+    CHECK(wait_until([&] { return has_own_data(*cluster, clone); }));
+    CHECK_ERROR(cluster->flatten_image(clone, stop), ErrorCode::left);
     CHECK(wait_until([&] { return image_of(*cluster, clone).parent.empty(); }));
     world().power_off(guest);
   }
   CHECK(image_of(*cluster, clone).parent.empty());
-  CHECK(used_by(*cluster, clone) == kFilledBytes);
+  CHECK(used_by(*cluster, clone) >= kFilledBytes);
   CHECK(has_own_data(*cluster, clone));
   REQUIRE_OK(cluster->remove_snapshot(source, "one"));
 }
