@@ -39,9 +39,9 @@ Status wait_until_ready(Swap& swap) {
   for (;;) {
     const auto facts = observe(swap);
     if (!facts) return facts.error();
+    POOLSHIFT_TRY(swap.still_ours());  // it ends the copy
     if (facts->copy == Facts::Copy::none) return not_as_expected(swap.record, "lost its copy");
     if (facts->copy_is_ready) return {};
-    POOLSHIFT_TRY(swap.still_ours());
     POOLSHIFT_TRY(swap.wait_ms(kLookEveryMs));
   }
 }
@@ -89,11 +89,11 @@ Result<Phase> pause(Swap& swap) {
   // would be missing on the target.
   const auto written_since = hypervisor.disk_counters(record.domain_uuid, record.disk);
   if (!written_since) return written_since.error();
+  POOLSHIFT_TRY(swap.still_ours());
   if (written_since->write_requests != written_before->write_requests ||
       written_since->written_bytes != written_before->written_bytes) {
     return not_as_expected(record, "was written to");
   }
-  POOLSHIFT_TRY(swap.still_ours());
   return Phase::pivot;
 }
 

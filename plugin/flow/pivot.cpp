@@ -58,7 +58,10 @@ Result<Phase> pivot(Swap& swap) {
       POOLSHIFT_TRY(swap.still_ours());
       continue;
     }
-    if (*next != Phase::retire && *next != Phase::hydrate) break;
+    if (*next != Phase::retire && *next != Phase::hydrate) {
+      POOLSHIFT_TRY(swap.still_ours());  // then that is why
+      break;
+    }
     POOLSHIFT_TRY(let_it_run_on_target(swap));
     return **next;
   }
