@@ -2,6 +2,7 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # what is set here is for the tests
 
 web=$(name web)
+kFill=64M # of the disk of 256 MiB; the guest writes to the first 64 MiB
 
 boot() {
   new_image "volumes-hdd/kill-$kFileTag" 256M
@@ -9,7 +10,7 @@ boot() {
   at_end empty_trash volumes-ssd
   at_end drop_all
   start_guest "$web" --disk "vda=volumes-hdd/kill-$kFileTag,discard=unmap" \
-    --workload vda=mode=random,rate=100,span=64M,fill=64M --wait-filled
+    --workload "vda=mode=random,rate=100,span=64M,fill=$kFill" --wait-filled
 }
 
 # All that tests of this file made.
