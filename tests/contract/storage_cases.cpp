@@ -313,14 +313,14 @@ TEST_CASE("a clone gets its data object by object", "[storage]") {
     REQUIRE_OK(copier);
     const auto copies = (*copier)->copy(asked, 4);
     REQUIRE_OK(copies);
-    CHECK(copies->absent == 1);
+    if (!open) CHECK(copies->absent == 1);  // the guest may write there
     CHECK((copies->present > 0) == open);
-    CHECK(copies->copied + copies->present == objects->size());
+    CHECK(copies->copied + copies->present + copies->absent == asked.size());
     const auto again = (*copier)->copy(asked, 4);
     REQUIRE_OK(again);
     CHECK(again->copied == 0);
-    CHECK(again->present == objects->size());
-    CHECK(again->absent == 1);
+    CHECK(again->present >= objects->size());
+    CHECK(again->present + again->absent == asked.size());
     const auto nothing = (*copier)->copy({}, 4);
     REQUIRE_OK(nothing);
     CHECK(nothing->copied + nothing->present + nothing->absent == 0);

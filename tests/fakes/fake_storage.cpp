@@ -23,6 +23,12 @@ std::string snapshot_name(const ImageName& image, const std::string& snapshot) {
   return to_string(image) + "@" + snapshot;
 }
 
+// As the object map tells it.
+bool has_mapped_objects(const FakeImage& fake) {
+  const auto objects = FakeWorld::objects_of(fake);
+  return std::any_of(objects.begin(), objects.end(), [&](auto object) { return !fake.unmapped.contains(object); });
+}
+
 class FakeObjectCopier : public ObjectCopier {
  public:
   FakeObjectCopier(FakeWorld& world, ImageName image, std::string snapshot, ImageName clone)
@@ -54,10 +60,10 @@ class FakeObjectCopier : public ObjectCopier {
     if (world_.is_full(pool)) {
       return Error{ErrorCode::failed, fmt::format("pool '{}' is full", pool), "Make room in it."};
     }
-    if (!FakeWorld::has_object(*frozen, object)) {
-      ++copies.absent;
-    } else if (FakeWorld::has_object(*clone, object)) {
+    if (FakeWorld::has_object(*clone, object)) {
       ++copies.present;
+    } else if (!FakeWorld::has_object(*frozen, object)) {
+      ++copies.absent;
     } else {
       ++copies.copied;
       clone->blocks.insert(frozen->blocks.lower_bound(object * kObjectBlocks),
@@ -273,10 +279,9 @@ class FakeCluster : public Cluster {
       POOLSHIFT_TRY(pool_usable(name.pool, true));
       const FakeImage* fake = world_.image(name);
       if (fake == nullptr) return {};
+      if (fake->parent.empty()) return Error{ErrorCode::refused, to_string(name) + " is no clone", "Look at it."};
       if (!fake->watchers.empty()) return Error{ErrorCode::busy, "the image is open", "Close it."};
-      if (fake->parent.empty() || !fake->blocks.empty()) {
-        return Error{ErrorCode::refused, fmt::format("{} is no untouched clone", to_string(name)), "Look at it."};
-      }
+      if (has_mapped_objects(*fake)) return Error{ErrorCode::refused, to_string(name) + " has data", "Look at it."};
       world_.images.erase(name);
       return {};
     });
@@ -286,7 +291,7 @@ class FakeCluster : public Cluster {
     return world_.call([&]() -> Result<bool> {
       bool has = false;
       auto status = on_image(name, [&](FakeImage& fake) -> Status {
-        has = !fake.blocks.empty();
+        has = has_mapped_objects(fake);
         return {};
       });
       if (!status) return status.error();
@@ -343,7 +348,10 @@ class FakeCluster : public Cluster {
           // Whose client had the image open has died: then it is done here.
           fake->flattening = true;
           const auto before = fake->flattened_objects;
-          if (watching && !watching(before, FakeWorld::objects_of_parent(*fake))) return left(name);
+          if (watching && !watching(before, FakeWorld::objects_of_parent(*fake))) {
+            fake->flattening = FakeWorld::is_open(*fake);  // by that client; what is done here ends
+            return left(name);
+          }
           world_.advance(kWatchingMs);
           if (fake->flattened_objects != before) progress_ms = world_.now_ms;
         }

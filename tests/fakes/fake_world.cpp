@@ -12,10 +12,6 @@ constexpr std::int64_t kWatchTimeoutMs = 30'000;
 constexpr std::int64_t kGuardianRetryMs = 100;
 constexpr std::int64_t kRollbackMs = 5'000;
 
-bool is_open(const FakeImage& image) {
-  return std::any_of(image.watchers.begin(), image.watchers.end(), [](const auto& each) { return each.second < 0; });
-}
-
 }  // namespace
 
 FakeWorld::FakeWorld() {
@@ -123,6 +119,10 @@ std::uint64_t FakeWorld::allocated_blocks(const FakeLayer& layer) const {
   std::uint64_t allocated = 0;
   for (std::uint64_t block = 0; block < end; ++block) allocated += stored(layer, block) ? 1 : 0;
   return allocated;
+}
+
+bool FakeWorld::is_open(const FakeImage& image) {
+  return std::any_of(image.watchers.begin(), image.watchers.end(), [](const auto& each) { return each.second < 0; });
 }
 
 bool FakeWorld::has_object(const FakeLayer& layer, std::uint64_t object) {

@@ -225,6 +225,7 @@ class FakeWorld {
   const FakeImage* image(const ImageName& name) const;
   // The object goes up from the parent as a whole when this is the first write to it.
   void store(FakeImage& image, std::uint64_t block, std::uint64_t stamp);
+  static bool is_open(const FakeImage& image);  // in a client that lives
   // Only the object's own blocks, not those of a parent.
   static bool has_object(const FakeLayer& layer, std::uint64_t object);
   static std::vector<std::uint64_t> objects_of(const FakeLayer& layer);
