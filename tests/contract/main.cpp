@@ -7,7 +7,14 @@
 namespace poolshift::contract {
 namespace {
 World* the_world = nullptr;
-}
+
+// Guests emulate their processors: those of earlier cases would take them from the later ones.
+struct StopGuests : Catch::TestEventListenerBase {
+  using TestEventListenerBase::TestEventListenerBase;
+  void testCaseEnded(const Catch::TestCaseStats&) override { world().stop_guests(); }
+};
+CATCH_REGISTER_LISTENER(StopGuests)
+}  // namespace
 
 World& world() { return *the_world; }
 

@@ -73,7 +73,7 @@ class RealWorld final : public World {
   }
 
   ~RealWorld() override {
-    for (const auto& guest : guests_) stack("guest", fmt::format("stop {}", guest));
+    stop_guests();
     std::error_code ignored;
     std::filesystem::remove_all(folder_, ignored);
     std::filesystem::remove_all(passable_folder_, ignored);
@@ -130,6 +130,10 @@ class RealWorld final : public World {
     return name;
   }
 
+  void stop_guests() override {
+    for (const auto& guest : guests_) stack("guest", fmt::format("stop {}", guest));
+    guests_.clear();
+  }
   void power_off(const std::string& guest) override { virsh("destroy " + guest); }
   void stop_hypervisor() override { stack("libvirtd", "stop"); }
   void start_hypervisor() override { stack("libvirtd", "start"); }

@@ -62,6 +62,8 @@ class World {
 
   // Returns the guest's name, new for each call. Failing, it throws: then there is nothing to test.
   virtual std::string start_guest(const std::vector<GuestDisk>& disks, Start how = Start::running) = 0;
+  // Those that a case has left behind.
+  virtual void stop_guests() {}
   // Off, but still defined when it was persistent.
   virtual void power_off(const std::string& guest) = 0;
   virtual void stop_hypervisor() = 0;
