@@ -32,6 +32,12 @@ po::options_description host_options() {
       "Ceph configuration file to reach the cluster with (default: $CEPH_CONF, else what the domain's XML "
       "says)");
   add("state-dir", text("DIR"), "folder of the journals (default: $POOLSHIFT_STATE_DIR, else /var/lib/poolshift)");
+  add("overlay-dir", text("DIR"),
+      "folder for the file that is on the disk while a handover pauses the guest; QEMU's user must be able to pass "
+      "through it (default: $POOLSHIFT_OVERLAY_DIR, else 'overlays' in the state folder)");
+  add("guardian", text("FILE"),
+      "the program that ends such a pause when poolshift does not (default: $POOLSHIFT_GUARDIAN, else the installed "
+      "one)");
   add("patience", text("SECONDS"), "how long libvirtd or the cluster may be away before a job is held (default: 60)");
   add("log-file", text("FILE"), "append the library's log to FILE; '-' is stderr (default: no log)");
   add("verbose,v", po::bool_switch(), "log details too; to stderr when there is no --log-file");
@@ -188,8 +194,8 @@ Outcome<HostOptions> host_of(const po::variables_map& values) {
   host.state_dir =
       absolute(text_of(values, "state-dir", from_environment("POOLSHIFT_STATE_DIR", "/var/lib/poolshift")));
   host.log_file = absolute(text_of(values, "log-file"));
-  host.overlay_dir = absolute(from_environment("POOLSHIFT_OVERLAY_DIR", ""));
-  host.guardian = absolute(from_environment("POOLSHIFT_GUARDIAN", ""));
+  host.overlay_dir = absolute(text_of(values, "overlay-dir", from_environment("POOLSHIFT_OVERLAY_DIR", "")));
+  host.guardian = absolute(text_of(values, "guardian", from_environment("POOLSHIFT_GUARDIAN", "")));
   host.verbose = flag_of(values, "verbose");
   for (const auto* value : {&host.connect, &host.ceph_conf, &host.state_dir, &host.overlay_dir, &host.guardian}) {
     if (!is_utf8(*value)) {

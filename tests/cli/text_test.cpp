@@ -256,7 +256,7 @@ TEST_CASE("options become a request") {
                                                         "--bandwidth", "50M", "--source", "trash"}));
   REQUIRE(options);
   CHECK(request_document(*options) == Document::parse(R"({"schema":1,"domain":"web1","disk":"vda","target":"ssd/web1",
-    "create":true,"engine":"mirror","bandwidth_bytes_per_s":52428800,"source_after":"trash","source":"hdd/web1"})"));
+    "create":true,"engine":"mirror","hydrate":"auto","bandwidth_bytes_per_s":52428800,"source_after":"trash","source":"hdd/web1"})"));
 }
 
 TEST_CASE("what is not given has the documented default") {
@@ -264,7 +264,7 @@ TEST_CASE("what is not given has the documented default") {
   const auto options = parse_options(kSwap, swap_words({}));
   REQUIRE(options);
   CHECK(request_document(*options) == Document::parse(R"({"schema":1,"domain":"web1","disk":"vda","target":"ssd/web1",
-    "create":false,"engine":"auto","bandwidth_bytes_per_s":0,"source_after":"keep"})"));
+    "create":false,"engine":"auto","hydrate":"auto","bandwidth_bytes_per_s":0,"source_after":"keep"})"));
   CHECK(host_document(options->host) ==
         Document::parse(
             R"({"schema":1,"connect":"qemu:///system","state_dir":"/var/lib/poolshift","ceph_conf":"",

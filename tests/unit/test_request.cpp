@@ -37,6 +37,20 @@ TEST_CASE("a whole request") {
   CHECK(request->target_access->mon_hosts == std::vector<std::string>{"[::1]:6789"});
 }
 
+TEST_CASE("how a handover is to be done") {
+  CHECK_FALSE(parse_request(with(""))->hydration);
+  CHECK(parse_request(with(""))->max_pause_ms == 3'000);
+  const auto request = parse_request(with(R"(,"engine":"handover","hydrate":"flatten","max_pause_ms":500)"));
+  REQUIRE(request);
+  CHECK(request->engine == Engine::handover);
+  CHECK(request->hydration == Hydration::flatten);
+  CHECK(request->max_pause_ms == 500);
+  CHECK(parse_request(with(R"(,"hydrate":"offload")"))->hydration == Hydration::offload);
+  CHECK(error_of(with(R"(,"hydrate":"drip")")).message == "key 'hydrate' of the request is 'drip'");
+  CHECK(error_of(with(R"(,"max_pause_ms":499)")).message == "key 'max_pause_ms' of the request is 499");
+  CHECK_FALSE(parse_request(with(R"(,"max_pause_ms":60001)")));
+}
+
 TEST_CASE("malformed requests") {
   CHECK(error_of("").message.find("the request is not JSON") == 0);
   CHECK(error_of("{").message.find("the request is not JSON") == 0);
@@ -82,6 +96,8 @@ TEST_CASE("host options") {
   CHECK(parse_host_options(R"({"schema":1,"patience_s":5})")->patience_ms == 5'000);
   CHECK_FALSE(parse_host_options(R"({"schema":1,"state_dir":"relative"})"));
   CHECK_FALSE(parse_host_options(R"({"schema":1,"log_level":"loud"})"));
+  CHECK_FALSE(parse_host_options(R"({"schema":1,"overlay_dir":"relative"})"));
+  CHECK_FALSE(parse_host_options(R"({"schema":1,"guardian":"relative"})"));
   CHECK_FALSE(parse_host_options(R"({"schema":1,"colour":"red"})"));
 }
 
