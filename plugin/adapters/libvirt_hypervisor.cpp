@@ -521,6 +521,9 @@ Status LibvirtHypervisor::resume(const std::string& uuid) {
   if (!domain) return domain.error();
   if (virDomainResume(domain->get()) == 0) return {};
   const auto error = last_error();
+  int state = 0;
+  int reason = 0;
+  if (virDomainGetState(domain->get(), &state, &reason, 0) == 0 && state_of(state) == DomainState::running) return {};
   return make_error(error, fmt::format("Cannot resume domain '{}'", virDomainGetName(domain->get())));
 }
 
