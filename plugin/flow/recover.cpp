@@ -13,6 +13,8 @@ using Guest = Facts::Guest;
 using DiskOn = Facts::DiskOn;
 using Copy = Facts::Copy;
 
+constexpr std::int64_t kLookEveryMs = 100;
+
 template <class T>
 struct Any {
   std::optional<T> only;
@@ -130,12 +132,20 @@ Result<bool> guest_never_left(Swap& swap) {
          source->watchers == std::vector<std::string>{swap.record.source_watcher};
 }
 
+// A client that has the target open for longer than a dead one could lives: libvirt may have lost a domain whose QEMU
+// is on the target (docs/adr/0007-handover.md).
 Result<bool> target_is_untouched(Swap& swap) {
   auto cluster = swap.target_cluster();
   if (!cluster) return cluster.error();
-  const auto target = (*cluster)->image(swap.record.target);
-  if (!target && target.error().code == ErrorCode::unreachable) return target.error();
-  if (!target || target->parent != parent_of_our_clone(swap.record)) return false;
+  const auto deadline_ms = swap.ports.system.monotonic_ms() + kWatcherPatienceMs;
+  for (;;) {
+    const auto target = (*cluster)->image(swap.record.target);
+    if (!target && target.error().code == ErrorCode::unreachable) return target.error();
+    if (!target || target->parent != parent_of_our_clone(swap.record)) return false;
+    if (target->watchers.empty()) break;
+    if (swap.ports.system.monotonic_ms() >= deadline_ms) return false;
+    POOLSHIFT_TRY(swap.wait_ms(kLookEveryMs));
+  }
   const auto has_data = (*cluster)->has_own_data(swap.record.target);
   if (!has_data) return has_data.error();
   return !*has_data;

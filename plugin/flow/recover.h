@@ -2,12 +2,16 @@
 // crash, after libvirtd was away, and after a step failed: there is no second set of rules for recovery.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "engine/job_record.h"
 #include "engine/swap.h"
 
 namespace poolshift {
+
+// A client that died without closing an image keeps its watch for 30 s (osd_client_watch_timeout).
+inline constexpr std::int64_t kWatcherPatienceMs = 45'000;
 
 struct Facts {
   enum class Guest { absent, inactive, active };
@@ -21,7 +25,8 @@ struct Facts {
   bool handover = false;       // the job's engine
   // The source is open in the very client instance that had it open when the pivot began.
   bool never_left_source = false;
-  // Of a handover whose switch began: the target is our clone and never got data of its own.
+  // Of a handover whose switch began: the target is our clone, never got data of its own, and nobody
+  // has it open.
   bool target_untouched = false;
 
   bool operator==(const Facts&) const = default;

@@ -13,8 +13,6 @@ namespace poolshift {
 namespace {
 
 constexpr std::int64_t kLookEveryMs = 100;
-// A client that died without closing keeps its watch for 30 s (osd_client_watch_timeout).
-constexpr std::int64_t kWatcherPatienceMs = 45'000;
 constexpr std::uint64_t kThickerThan = 50;  // one part in so many (2 %)
 
 Status prove_on_target(Swap& swap) {

@@ -15,8 +15,6 @@ namespace {
 
 constexpr std::int64_t kLookEveryMs = 100;
 constexpr std::int64_t kCancelPatienceMs = 60'000;
-// A client that died without closing keeps its watch for 30 s (osd_client_watch_timeout).
-constexpr std::int64_t kWatcherPatienceMs = 45'000;
 
 Error not_ending(const JobRecord& record) {
   return {ErrorCode::failed,

@@ -566,6 +566,33 @@ TEST_CASE("the guest dies around the pivot and is started again on the source: h
   CHECK(held > 0);
 }
 
+// Seen with libvirt 9.0 (docs/adr/0007-handover.md): it says "shut off", with the definition of before, and QEMU lives.
+TEST_CASE(
+    "libvirtd dies in the switch and forgets the domain, whose QEMU is on the target: held, and nothing is touched") {
+  const Scenario scenario{.name = "", .engine = Engine::handover};
+  const auto calls = calls_of_a_whole_swap(scenario);
+  int held = 0;
+  for (std::uint64_t number = 20; number <= calls; ++number) {
+    INFO("dies after call " << number << " of " << calls);
+    Stage stage(scenario);
+    stage.world.guardians_die_too = true;
+    if (!swap_until(stage, number, FakeWorld::CrashWhen::after)) continue;
+    const bool switched_paused =
+        stage.domain->state == DomainState::paused && stage.disk().shown.image == kTarget && !stage.disk().overlay;
+    if (!switched_paused) continue;
+    stage.domain->state = DomainState::inactive;
+    stage.disk().persistent_image = kSource;
+    stage.recover();
+    REQUIRE(stage.last);
+    CHECK(is_held(stage.last->phase));
+    CHECK(stage.last->guest_on == GuestOn::unknown);
+    CHECK(stage.world.image(kTarget) != nullptr);
+    CHECK(stage.world.image(kSource)->snapshots.size() == 1);
+    ++held;
+  }
+  CHECK(held > 0);
+}
+
 TEST_CASE("libvirtd is away for a second from any call on: the swap goes on by itself") {
   for (const auto& scenario : kScenarios) {
     const auto calls = calls_of_a_whole_swap(scenario);
