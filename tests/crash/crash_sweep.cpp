@@ -567,8 +567,7 @@ TEST_CASE("the guest dies around the pivot and is started again on the source: h
 }
 
 // Seen with libvirt 9.0 (docs/adr/0007-handover.md): it says "shut off", with the definition of before, and QEMU lives.
-TEST_CASE(
-    "libvirtd dies in the switch and forgets the domain, whose QEMU is on the target: held, and nothing is touched") {
+TEST_CASE("libvirtd forgets a domain that was switched: held, and nothing is touched") {
   const Scenario scenario{.name = "", .engine = Engine::handover};
   const auto calls = calls_of_a_whole_swap(scenario);
   int held = 0;
