@@ -580,9 +580,10 @@ TEST_CASE("libvirtd forgets a domain that was switched: held, and nothing is tou
         stage.domain->state == DomainState::paused && stage.disk().shown.image == kTarget && !stage.disk().overlay;
     if (!switched_paused) continue;
     stage.domain->state = DomainState::inactive;
-    stage.disk().persistent_image = kSource;
+    stage.disk().shown.image = stage.disk().persistent_image = kSource;
     stage.recover();
     REQUIRE(stage.last);
+    INFO("phase " << name_of(stage.last->phase) << (stage.last->error ? ": " + stage.last->error->message : ""));
     CHECK(is_held(stage.last->phase));
     CHECK(stage.last->guest_on == GuestOn::unknown);
     CHECK(stage.world.image(kTarget) != nullptr);
