@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <cstdlib>
 #include <sstream>
 
 #include "engine/run.h"
@@ -28,6 +29,11 @@ constexpr const char* kStateDir = "/state";
 constexpr const char* kOverlayDir = "/state/overlays";
 constexpr const char* kGuardian = "/guardian";
 constexpr std::int64_t kMaxPauseMs = 3'000;
+// Only every so many calls: for the slow build with sanitizers.
+const std::uint64_t kEvery = [] {
+  const char* every = std::getenv("POOLSHIFT_SWEEP_EVERY");
+  return every != nullptr ? std::strtoull(every, nullptr, 10) : 1;
+}();
 // What a guardian needs to take the overlay off and to resume, once it has stepped in.
 constexpr std::int64_t kRollbackMs = 1'000;
 
@@ -327,7 +333,7 @@ bool swap_until(Stage& stage, std::uint64_t number, FakeWorld::CrashWhen when) {
 
 // Every call, but for a busy guest's swap: it follows the copy through hundreds of looks that are all alike, of which
 // every seventh is taken; looks and calls have no common divisor with it, so that each kind of call has its turn.
-std::uint64_t step_of(const Scenario& scenario) { return scenario.hot ? 7 : 1; }
+std::uint64_t step_of(const Scenario& scenario) { return (scenario.hot ? 7 : 1) * kEvery; }
 
 template <class Body>
 void sweep(Body body) {
@@ -367,7 +373,7 @@ TEST_CASE("a guest that we suspended runs again, whoever dies or hangs") {
   for (const auto& scenario : kScenarios) {
     if (scenario.engine != Engine::handover) continue;
     const auto calls = calls_of_a_whole_swap(scenario);
-    for (std::uint64_t number = 1; number <= calls; ++number) {
+    for (std::uint64_t number = 1; number <= calls; number += kEvery) {
       for (const auto when : {FakeWorld::CrashWhen::before, FakeWorld::CrashWhen::after}) {
         INFO("scenario '" << scenario.name << "', " << name_of(when) << " call " << number << " of " << calls);
         {
@@ -392,7 +398,7 @@ TEST_CASE("the process and its guardian die at any call: recover lets the guest 
   for (const auto& scenario : kScenarios) {
     if (scenario.engine != Engine::handover) continue;
     const auto calls = calls_of_a_whole_swap(scenario);
-    for (std::uint64_t number = 1; number <= calls; ++number) {
+    for (std::uint64_t number = 1; number <= calls; number += kEvery) {
       INFO("scenario '" << scenario.name << "', dies after call " << number << " of " << calls);
       Stage stage(scenario);
       stage.world.guardians_die_too = true;
@@ -408,7 +414,7 @@ TEST_CASE("cancelled while the target gets its data: held there, and recover goe
     const Scenario scenario{.name = "", .engine = Engine::handover, .hydration = hydration};
     const auto calls = calls_of_a_whole_swap(scenario);
     int held = 0;
-    for (std::uint64_t number = 20; number <= calls; ++number) {
+    for (std::uint64_t number = 20; number <= calls; number += kEvery) {
       INFO("cancelled at call " << number << " of " << calls);
       Stage stage(scenario);
       stage.world.happen_at(number, [&] {
@@ -439,7 +445,7 @@ TEST_CASE("the target's pool is full while the target gets its data: held there,
   const Scenario scenario{.name = "", .engine = Engine::handover};
   const auto calls = calls_of_a_whole_swap(scenario);
   int held = 0;
-  for (std::uint64_t number = 20; number <= calls; ++number) {
+  for (std::uint64_t number = 20; number <= calls; number += kEvery) {
     INFO("full at call " << number << " of " << calls);
     Stage stage(scenario);
     stage.world.happen_at(number, [&] { stage.world.pools.at("volumes-ssd").pool.full = true; });
@@ -474,7 +480,7 @@ TEST_CASE("the process dies at any call, and recover dies at any call") {
     const Scenario& scenario = *std::find_if(std::begin(kScenarios), std::end(kScenarios),
                                              [&](const Scenario& each) { return std::string(each.name) == name; });
     const auto calls = calls_of_a_whole_swap(scenario);
-    for (std::uint64_t number = 1; number <= calls; number += 3) {
+    for (std::uint64_t number = 1; number <= calls; number += 3 * kEvery) {
       for (std::uint64_t second = 1;; ++second) {
         INFO(name << ": dies after call " << number << " of " << calls << ", recover before its call " << second);
         Stage stage(scenario);
@@ -543,7 +549,7 @@ TEST_CASE("the guest dies around the pivot and is started again on the source: h
   const Scenario& scenario = kScenarios[0];
   const auto calls = calls_of_a_whole_swap(scenario);
   int held = 0;
-  for (std::uint64_t number = 1; number <= calls; ++number) {
+  for (std::uint64_t number = 1; number <= calls; number += kEvery) {
     for (const auto when : {FakeWorld::CrashWhen::before, FakeWorld::CrashWhen::after}) {
       INFO("dies " << name_of(when) << " call " << number << " of " << calls);
       Stage stage(scenario);
@@ -610,7 +616,7 @@ TEST_CASE("the cluster is away for good from any call on: held, then recovered w
   for (const auto engine : {Engine::mirror, Engine::handover}) {
     const Scenario scenario{.name = "", .engine = engine};
     const auto calls = calls_of_a_whole_swap(scenario);
-    for (std::uint64_t number = 25; number <= calls; ++number) {
+    for (std::uint64_t number = 25; number <= calls; number += kEvery) {
       INFO("engine " << static_cast<int>(engine) << ", away from call " << number << " of " << calls);
       Stage stage(scenario);
       stage.world.happen_at(number, [&] { stage.world.cluster_away_until_ms = stage.world.now_ms + 600'000; });
