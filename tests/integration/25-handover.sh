@@ -123,6 +123,7 @@ slow_hydration() {
   new_image "$from" 256M
   new_image "$to" 256M
   start_guest "$web" --disk "vda=$from,discard=unmap" --workload vda=mode=random,rate=50,span=16M,fill=192M --wait-filled
+  remember_jobs
   start_swap "$web" vda "$to" --bandwidth 16M
   wait_for_job
   until_true 60 copied_some $((24 * MiB))
