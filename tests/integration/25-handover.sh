@@ -15,8 +15,8 @@ kDisks=(
 )
 many=$(name many)
 
-boot() {
-  local disk workload arguments=()
+boot_many() {
+  local line disk workload arguments=()
   for line in "${kDisks[@]}"; do
     read -r disk workload _ <<<"$line"
     new_image "volumes-hdd/many-$disk-$kFileTag" 128M
@@ -43,6 +43,7 @@ assert_handed_over() {
 # One disk after the other; before, during and after the swap the guest does what it does, on all of them.
 test_workloads() {
   local line disk workload method from to
+  boot_many
   for line in "${kDisks[@]}"; do
     read -r disk workload method <<<"$line"
     from=volumes-hdd/many-$disk-$kFileTag to=volumes-ssd/many-$disk-$kFileTag
@@ -204,4 +205,4 @@ test_quota_while_hydrating() {
   recovered_done
 }
 
-run_tests boot
+run_tests
