@@ -392,10 +392,10 @@ assert_done() {
     --arg engine "$engine"
   assert_report "$kReportKeys - keys == []"
   assert_report '.source == $source and .target == $target' --arg source "$1" --arg target "$2"
-  assert_report '.bytes | .virtual > 0 and .copied > 0 and .source_used >= 0 and .target_used >= 0'
+  assert_report '.bytes | .virtual > 0 and .copied >= 0 and .source_used >= 0 and .target_used >= 0'
   if [[ $engine == mirror ]]; then
     assert_report '.seconds | [.validate, .prepare, .copy, .pivot, .retire, .total] | all(. > 0)'
-    assert_report '.seconds.pause == 0 and .hydration == null'
+    assert_report '.seconds.pause == 0 and .hydration == null and .bytes.copied > 0'
   else
     assert_report '.seconds | [.validate, .prepare, .pivot, .hydrate, .retire, .total] | all(. > 0)'
     assert_report '.seconds.copy == 0 and .hydration.reason != ""'
