@@ -360,7 +360,7 @@ TEST_CASE("a suspended guest writes nothing until it is resumed", "[hypervisor]"
   CHECK_ERROR(hypervisor.suspend(uuid), ErrorCode::failed);
   CHECK_ERROR(hypervisor.resume(uuid), ErrorCode::failed);
   CHECK_ERROR(hypervisor.insert_overlay(uuid, "vda", "/nowhere"), ErrorCode::failed);
-  CHECK_ERROR(hypervisor.commit_overlay(uuid, "vda"), ErrorCode::failed);
+  REQUIRE_OK(hypervisor.commit_overlay(uuid, "vda"));  // there is none
 }
 
 TEST_CASE("an overlay takes the guest's writes and brings them down", "[hypervisor]") {

@@ -199,8 +199,9 @@ class FakeHypervisor : public Hypervisor {
 
   Status commit_overlay(const std::string& uuid, const std::string& target) override {
     return call([&]() -> Status {
-      return on_live_disk(uuid, target, [&](FakeDomain&, FakeDisk& disk) -> Status {
+      return on_disk(uuid, target, [&](FakeDomain& domain, FakeDisk& disk) -> Status {
         if (!disk.overlay) return {};
+        if (!has_qemu(domain)) return not_running(domain);
         if (disk.mirror) return busy("the disk has a copy");
         if (!disk.commit) {
           disk.commit.emplace();

@@ -102,9 +102,13 @@ test_tagged_by_another_job() {
 
 test_pool_that_does_not_exist() { refused target_pool 'volumes-nowhere' volumes-nowhere/x --create; }
 
+# The manager knows nothing of a pool that was made just now.
+has_statistics() { ceph_admin df --format json | jq -e --arg pool "$1" 'any(.pools[]; .name == $pool)'; }
+
 test_pool_without_application() {
   at_end ceph_admin osd pool rm volumes-plain volumes-plain --yes-i-really-really-mean-it
   ceph_admin osd pool create volumes-plain 1 1 replicated
+  until_true 30 has_statistics volumes-plain
   refused target_pool "no application 'rbd'" volumes-plain/x --create
 }
 
@@ -113,6 +117,7 @@ test_erasure_coded_pool() {
   at_end ceph_admin osd pool rm volumes-ec volumes-ec --yes-i-really-really-mean-it
   ceph_admin osd erasure-code-profile set two-and-one k=2 m=1 crush-failure-domain=osd
   ceph_admin osd pool create volumes-ec 1 1 erasure two-and-one
+  until_true 30 has_statistics volumes-ec
   ceph_admin osd pool application enable volumes-ec rbd
   refused target_pool 'erasure-coded' volumes-ec/x --create
 }
