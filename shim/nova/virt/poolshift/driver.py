@@ -143,12 +143,11 @@ class LibvirtDriver(driver.LibvirtDriver):
         """One clause, or None when the library is to decide."""
         if not CONF.poolshift.enabled:
             return '[poolshift] enabled is false'
-        for info in (old_connection_info, new_connection_info):
-            protocol = info.get('driver_volume_type')
-            if protocol != 'rbd':
-                return 'a volume is reached by %s' % protocol
-            if self._get_volume_encryption(context, info):
-                return 'a volume is encrypted'
+        both = (old_connection_info, new_connection_info)
+        if not all(_is_rbd(info) for info in both):
+            return 'not both volumes are reached by RBD'
+        if any(self._get_volume_encryption(context, info) for info in both):
+            return 'a volume is encrypted'
         if not _share_a_monitor(old_connection_info, new_connection_info):
             return 'the volumes are in two clusters'
         return None
@@ -291,6 +290,13 @@ def _address(host, port):
 def _reason(report):
     error = report.get('error') or {}
     return error.get('message', 'no reason was given'), error.get('advice', '')
+
+
+def _is_rbd(connection_info):
+    try:
+        return connection_info['driver_volume_type'] == 'rbd'
+    except (KeyError, TypeError):
+        return False
 
 
 def _monitors(connection_info):

@@ -59,8 +59,8 @@ def _original_threads():
 def in_os_thread(function, *args):
     """Calls a function that blocks, without stopping other green threads.
 
-    ctypes lets go of the interpreter's lock during a call, so where threads are
-    native anyway nothing needs to be done.
+    ctypes lets go of the interpreter's lock during a call, so where threads
+    are native anyway nothing needs to be done.
     """
     threads = _original_threads()
     if threads is None:

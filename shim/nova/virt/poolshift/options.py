@@ -12,8 +12,6 @@
 
 """The options of the group [poolshift] in nova.conf."""
 
-import itertools
-
 from oslo_config import cfg
 
 
@@ -157,8 +155,8 @@ Related options:
         'guardian',
         default='',
         help="""
-The program that ends the pause of a handover when nova-compute does not. Empty:
-where PoolShift is installed.
+The program that ends the pause of a handover when nova-compute does not.
+Empty: where PoolShift is installed.
 
 Related options:
 
@@ -206,4 +204,4 @@ def register_opts(conf):
 
 def list_opts():
     """For oslo-config-generator: the entry point oslo.config.opts."""
-    return [(poolshift_group, list(itertools.chain(swap_opts, host_opts)))]
+    return [(poolshift_group, swap_opts + host_opts)]

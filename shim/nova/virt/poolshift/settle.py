@@ -14,12 +14,13 @@
 
 The compute manager tells Cinder and saves the BDM only after the driver has
 returned. When nova-compute dies before, or Cinder is away then, nobody does it
-later. So each swap is noted in a file before it begins, and the note is removed
-when all records are right. A note is looked at
+later. So each swap is noted in a file before it begins, and the note is
+removed when all records are right. A note is looked at
 
-* when the manager is done with the swap: the instance's lock, which the manager
-  holds meanwhile, is free again;
-* when nova-compute starts.
+* when the manager is done with the swap: the instance's lock, which the
+  manager holds meanwhile, is free again;
+* when nova-compute starts. Then Cinder is also asked for migrations that have
+  no note, because nova-compute died before it came to the driver.
 
 Looking means: ask the library where the guest is (it asks libvirt and the
 cluster), ask Cinder what it believes, and do only what is missing.
@@ -44,7 +45,9 @@ import uuid
 
 from oslo_log import log as logging
 from oslo_serialization import jsonutils
+from oslo_utils import timeutils
 
+from nova.compute import instance_actions
 import nova.conf
 from nova import context as nova_context
 from nova import exception
@@ -65,10 +68,16 @@ SOURCE, TARGET = 'source', 'target'
 HELD_PATIENCE_S = 60
 # How long Cinder may be 'completing' before it is asked again.
 COMPLETING_PATIENCE_S = 90
+# Between two tries: at first so that all is right two minutes after Cinder is
+# back, later so that the log does not fill.
 LONGEST_PAUSE_S = 15
 LONGEST_HELD_PAUSE_S = 60
+LONGEST_LATE_PAUSE_S = 300
+LATE_S = 600
 
 ATTACHMENTS_MICROVERSION = '3.44'
+# What the compute manager records of a swap while it works on it.
+SWAP_EVENT = 'compute_swap_volume'
 
 
 class NotYet(Exception):
@@ -76,10 +85,13 @@ class NotYet(Exception):
 
 
 def _pauses(longest_s):
+    began = time.monotonic()
     pause_s = 1
     while True:
         yield pause_s
-        pause_s = min(pause_s * 2, longest_s)
+        late = time.monotonic() - began > LATE_S
+        pause_s = min(pause_s * 2,
+                      LONGEST_LATE_PAUSE_S if late else longest_s)
 
 
 class Note(object):
@@ -270,21 +282,23 @@ class Settler(object):
             report = self._recovered(host, note, report)
 
     def wait_for_cinder(self, context, note, instance):
-        """Waits until Cinder answers.
+        """Waits until Cinder does what the manager will ask of it next.
 
-        If it did not answer the manager's attachment_complete() the manager
-        would undo, and have Cinder delete the volume that the guest is on.
-        A refusal is an answer: it refuses the deletion too.
+        If it did not, the manager would undo, and have Cinder delete the
+        volume that the guest is on. A refusal is an answer too: who may not
+        complete an attachment may not delete it.
         """
         for pause_s in _pauses(LONGEST_PAUSE_S):
             try:
-                self._volume_api.get(context, note.target_volume)
+                self._volume_api.attachment_complete(context,
+                                                     note.target_attachment)
                 return
             except Exception as reason:
                 if _is_answer(reason):
                     return
-                LOG.warning('The disk was swapped, but Cinder does not answer; '
-                            'it is asked again in %(pause)d s: %(reason)s',
+                LOG.warning('The disk was swapped, but Cinder does not '
+                            'answer; it is asked again in %(pause)d s: '
+                            '%(reason)s',
                             {'pause': pause_s, 'reason': reason},
                             instance=instance)
             time.sleep(pause_s)
@@ -295,9 +309,13 @@ class Settler(object):
     # After a start of nova-compute.
 
     def start(self, host_name):
+        started = timeutils.utcnow(with_timezone=True)
         notes = self._notes.load()
         if not (notes or CONF.poolshift.enabled):
             return
+        if not CONF.cinder.auth_type:
+            LOG.warning('[cinder] auth_type is not set: what a restart '
+                        'interrupts cannot be settled with Cinder.')
         try:
             jobs = self._get_host().jobs()
         except (library.Unavailable, library.LibraryError) as reason:
@@ -312,11 +330,123 @@ class Settler(object):
             if job is not None and job.get('guest_on') == TARGET:
                 self.bdm_saver(note)()
         for note in notes:
-            _spawn(self._bring_home, note)
+            _spawn(self._settle_noted, note, host_name, started)
         noted = {note.swap for note in notes}
         for job in jobs:
             if _is_open(job) and _swap_of(job) not in noted:
                 _spawn(self._recover_alone, job['job'])
+        _spawn(self._settle_unnoted, {note.source_volume for note in notes},
+               host_name, started)
+
+    def _settle_noted(self, note, host_name, started):
+        guest_on = self._bring_home(note)
+        self._end_events(nova_context.get_admin_context(), note.instance,
+                         guest_on, host_name, started)
+
+    def _settle_unnoted(self, noted, host_name, started):
+        """Migrations that nova-compute was told of, but not its driver."""
+        context = nova_context.get_admin_context()
+        for pause_s in _pauses(LONGEST_PAUSE_S):
+            try:
+                found = list(self._unnoted(context, noted, host_name,
+                                           started))
+                break
+            except Exception as reason:
+                LOG.warning('Migrations that were interrupted are looked for '
+                            'again in %(pause)d s: %(reason)s',
+                            {'pause': pause_s, 'reason': reason})
+            time.sleep(pause_s)
+        for note in found:
+            self._settle_noted(note, host_name, started)
+
+    def _unnoted(self, context, noted, host_name, started):
+        client = cinder.cinderclient(context, ATTACHMENTS_MICROVERSION)
+        here = set(objects.InstanceList.get_uuids_by_host(context, host_name))
+
+        def volumes(migration_status):
+            return client.volumes.list(search_opts={
+                'all_tenants': True, 'migration_status': migration_status})
+
+        for volume in volumes('migrating'):
+            for instance_uuid in {each['server_id']
+                                  for each in volume.attachments}:
+                if volume.id in noted or instance_uuid not in here:
+                    continue
+                if not self._begun(context, instance_uuid, host_name,
+                                   started):
+                    continue  # the message still waits for this nova-compute
+                note = self._note_of_migration(
+                    context, instance_uuid, volume.id,
+                    volumes('target:' + volume.id))
+                if note is not None:
+                    yield note
+
+    def _note_of_migration(self, context, instance_uuid, volume_id, targets):
+        try:
+            bdm = objects.BlockDeviceMapping.get_by_volume_and_instance(
+                context, volume_id, instance_uuid)
+        except exception.VolumeBDMNotFound:
+            return None
+        connection_info = jsonutils.loads(bdm.connection_info or '{}')
+        if (connection_info.get('driver_volume_type') != 'rbd' or
+                len(targets) != 1):
+            return None
+        attachments = self._attachments(context, targets[0].id,
+                                        instance_uuid)
+        note = Note(
+            swap=uuid.uuid4().hex,
+            instance=instance_uuid,
+            mountpoint=bdm.device_name,
+            migration=True,
+            source_volume=volume_id,
+            target_volume=targets[0].id,
+            source_attachment=bdm.attachment_id,
+            target_attachment=attachments[0].id if attachments else None,
+            source_image=connection_info['data']['name'],
+            target_image=None,
+            resize_to=0,
+            connection_info=connection_info)
+        if self._guest_on_by_xml(note) != SOURCE:
+            LOG.warning('Volume %(volume)s is migrating, but nobody does it, '
+                        'and the disk %(disk)s of instance %(instance)s is '
+                        'not on %(image)s alone. Look at it yourself.',
+                        {'volume': volume_id, 'disk': note.mountpoint,
+                         'instance': instance_uuid,
+                         'image': note.source_image})
+            return None
+        return note
+
+    def _begun(self, context, instance_uuid, host_name, started):
+        """The swaps of before the start that were begun and never ended."""
+        found = []
+        for action in objects.InstanceActionList.get_by_instance_uuid(
+                context, instance_uuid):
+            if action.action != instance_actions.SWAP_VOLUME:
+                continue
+            events = objects.InstanceActionEventList.get_by_action(
+                context, action.id)
+            if any(event.event == SWAP_EVENT and not event.finish_time and
+                   event.host == host_name and event.start_time < started
+                   for event in events):
+                found.append(action)
+        return found
+
+    def _end_events(self, context, instance_uuid, guest_on, host_name,
+                    started):
+        """What nobody works on any more is not shown as if somebody did."""
+        try:
+            for action in self._begun(context, instance_uuid, host_name,
+                                      started):
+                context.request_id = action.request_id
+                objects.InstanceActionEvent.event_finish_with_failure(
+                    context, instance_uuid, SWAP_EVENT,
+                    exc_val=None if guest_on == TARGET
+                    else 'nova-compute was restarted meanwhile',
+                    want_result=False)
+        except Exception as reason:
+            LOG.warning('The events of instance %(instance)s cannot be '
+                        'ended: %(reason)s',
+                        {'instance': instance_uuid, 'reason': reason})
 
     def _recover_alone(self, job_id):
         """A job that Nova did not ask for."""
@@ -330,12 +460,13 @@ class Settler(object):
     # Both.
 
     def _bring_home(self, note):
+        """Tries until the records are right; where the guest is."""
         began = time.monotonic()
         context = nova_context.get_admin_context()
         for pause_s in _pauses(LONGEST_PAUSE_S):
             try:
-                self._look_once(context, note, time.monotonic() - began)
-                return
+                return self._look_once(context, note,
+                                       time.monotonic() - began)
             except Exception as reason:
                 level = (logging.WARNING if isinstance(reason, NotYet)
                          else logging.ERROR)
@@ -362,8 +493,9 @@ class Settler(object):
                     {'instance': note.instance, 'guest_on': guest_on,
                      'volume': note.source_volume,
                      'did': ', '.join(did) or 'nothing'})
+            return guest_on
 
-        under_the_instance_lock()
+        return under_the_instance_lock()
 
     def _where_is_the_guest(self, note):
         host = self._get_host()
@@ -484,6 +616,12 @@ class Settler(object):
             did.append('BDM saved')
         volume = self._volume(context, note.source_volume)
         status = volume.get('migration_status') if volume else None
+        if note.migration and status == 'error':
+            raise NotYet(
+                'the guest is on %s, but Cinder gave the migration up. '
+                "'poolshift rescue' brings the guest back to the image that "
+                'Cinder names. Until then do not reboot it' %
+                note.target_image)
         if status == 'completing' and waited_s < COMPLETING_PATIENCE_S:
             raise NotYet('Cinder is completing the migration')
         attachments = {
