@@ -1,5 +1,6 @@
 // poolshift(8): finds the subcommand, reads its options, runs it. The exit codes are enum poolshift_result.
 #include <fmt/core.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <array>
@@ -109,6 +110,13 @@ int dispatch(const std::vector<std::string>& words) {
   return unknown_command(word, json);
 }
 
+// librbd hands objects of some MiB from thread to thread; in the heaps of glibc they would stay when they are freed.
+void keep_memory_low() {
+  constexpr int kObjectsAreMappedBytes = 256 * 1024;
+  mallopt(M_MMAP_THRESHOLD, kObjectsAreMappedBytes);
+  mallopt(M_ARENA_MAX, 2);
+}
+
 }  // namespace
 
 }  // namespace poolshift::cli
@@ -116,6 +124,7 @@ int dispatch(const std::vector<std::string>& words) {
 int main(int argc, char** argv) {
   using namespace poolshift::cli;
   open_standard_fds();
+  keep_memory_low();
   try {
     return dispatch({argv + std::min(argc, 1), argv + argc});
   } catch (const std::exception& error) {

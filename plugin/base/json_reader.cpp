@@ -143,6 +143,30 @@ std::vector<std::string> JsonReader::texts(const std::string& key, std::size_t l
   return found;
 }
 
+std::map<std::string, std::string> JsonReader::labels(const std::string& key, std::size_t limit_count,
+                                                      std::size_t limit_bytes) {
+  constexpr std::size_t kMostKeyBytes = 32;
+  const auto entries = object(key);
+  if (entries.size() > limit_count) {
+    fail(key, fmt::format("has {} entries", entries.size()), fmt::format("Give at most {}.", limit_count));
+    return {};
+  }
+  JsonReader reader(entries, key);
+  std::map<std::string, std::string> found;
+  for (const auto& entry : entries.items()) {
+    const auto& name = entry.key();
+    if (name.empty() || name.size() > kMostKeyBytes ||
+        name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_") != std::string::npos) {
+      fail(key, "has an entry whose name is not acceptable",
+           fmt::format("Use at most {} of a-z, 0-9 and _.", kMostKeyBytes));
+      return {};
+    }
+    found[name] = reader.text(name, limit_bytes);
+  }
+  if (auto status = reader.finish(); !status) fail(status.error());
+  return found;
+}
+
 json JsonReader::object(const std::string& key) {
   const json* value = find(key);
   if (value == nullptr) return json::object();

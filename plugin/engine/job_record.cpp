@@ -151,6 +151,7 @@ void to_json(json& out, const JobRecord& record) {
          {"bandwidth_bytes_per_s", record.bandwidth_bytes_per_s},
          {"source_after", record.source_after == SourceAfter::trash ? "trash" : "keep"},
          {"create_target", record.create_target},
+         {"labels", record.labels},
          {"hydration", name_of(record.hydration)},
          {"hydration_reason", record.hydration_reason},
          {"max_pause_ms", record.max_pause_ms},
@@ -213,6 +214,7 @@ static JobRecord parse_record(const json& in) {
   const auto source_after = in.at("source_after").get<std::string>();
   record.source_after = source_after == "trash" ? SourceAfter::trash : SourceAfter::keep;
   in.at("create_target").get_to(record.create_target);
+  record.labels = in.value("labels", std::map<std::string, std::string>{});
   // Records of the first format have no handover.
   if (in.value("hydration", "flatten") == "offload") record.hydration = Hydration::offload;
   record.hydration_reason = in.value("hydration_reason", "");

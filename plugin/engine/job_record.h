@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -72,6 +73,7 @@ struct JobRecord {
   std::uint64_t bandwidth_bytes_per_s = 0;
   SourceAfter source_after = SourceAfter::keep;
   bool create_target = false;
+  std::map<std::string, std::string> labels;  // the caller's own, only kept
   Hydration hydration = Hydration::flatten;  // of a handover
   std::string hydration_reason;
   std::int64_t max_pause_ms = 0;    // when the guardian steps in

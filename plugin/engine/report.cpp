@@ -53,6 +53,7 @@ static json common_of(const JobRecord& record) {
           {"engine", record.engine},
           {"phase", name_of(record.phase)},
           {"guest_on", name_of(record.guest_on)},
+          {"labels", record.labels},
           {"started_wall_ms", record.started_wall_ms},
           {"changed_wall_ms", record.changed_wall_ms}};
 }

@@ -7,6 +7,7 @@ namespace poolshift {
 namespace {
 constexpr std::int64_t kWindowMs = 250;
 constexpr unsigned kMostInFlight = 16;
+constexpr unsigned kFirstInFlight = 6;  // of a guest that writes
 // Slower than this helps the guest no more: what it suffers from then is that objects are not there yet.
 constexpr unsigned kLeastInFlight = 3;
 // A guest that writes gets this many times its usual latency before it is given way, but never less than kLeastBoundUs:
@@ -20,6 +21,9 @@ double mean_write_us(const DiskCounters& before, const DiskCounters& after) {
   if (writes == 0) return 0;
   return static_cast<double>(after.write_time_ns - before.write_time_ns) / 1'000 / static_cast<double>(writes);
 }
+
+Pacing::Pacing(double usual_write_us)
+    : usual_write_us_(usual_write_us), in_flight_(usual_write_us == 0 ? kMostInFlight : kFirstInFlight) {}
 
 unsigned Pacing::look(std::int64_t now_ms, const DiskCounters& counters) {
   if (!window_) {

@@ -11,7 +11,7 @@ namespace poolshift {
 class Pacing {
  public:
   // `usual_write_us`: what a write of the guest took before; 0 when it did not write.
-  explicit Pacing(double usual_write_us) : usual_write_us_(usual_write_us) {}
+  explicit Pacing(double usual_write_us);
 
   // Told after each batch; what the next one may have in flight.
   unsigned look(std::int64_t now_ms, const DiskCounters& counters);
@@ -19,7 +19,7 @@ class Pacing {
 
  private:
   double usual_write_us_;
-  unsigned in_flight_ = 6;
+  unsigned in_flight_;
   std::optional<DiskCounters> window_;
   std::int64_t window_began_ms_ = 0;
 };

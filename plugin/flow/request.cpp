@@ -12,6 +12,8 @@ namespace {
 
 constexpr std::size_t kMaxNameBytes = 255;
 constexpr std::size_t kMaxImageNameBytes = 3 * kMaxNameBytes + 2;
+constexpr std::size_t kMostLabels = 16;
+constexpr std::size_t kMaxLabelBytes = 256;
 constexpr std::uint64_t kLeastPauseMs = 500;
 constexpr std::uint64_t kMostPauseMs = 60'000;
 constexpr std::uint64_t kMaxBandwidth = std::numeric_limits<std::int64_t>::max();
@@ -63,6 +65,7 @@ Result<SwapRequest> parse_request(std::string_view text) {
   request.bandwidth_bytes_per_s = reader.whole_number("bandwidth_bytes_per_s", kMaxBandwidth, 0);
   if (reader.one_of("source_after", {"keep", "trash"}, "keep") == "trash") request.source_after = SourceAfter::trash;
   if (reader.has("target_access")) request.target_access = cluster_access(reader);
+  request.labels = reader.labels("labels", kMostLabels, kMaxLabelBytes);
   POOLSHIFT_TRY(reader.finish());
   return request;
 }

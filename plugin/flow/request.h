@@ -1,6 +1,7 @@
 // The request, checked. Its JSON form is documented at poolshift_job_start() in poolshift.h.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -27,6 +28,7 @@ struct SwapRequest {
   std::uint64_t bandwidth_bytes_per_s = 0;
   SourceAfter source_after = SourceAfter::keep;
   std::optional<ClusterAccess> target_access;
+  std::map<std::string, std::string> labels;
 };
 
 // `invalid` names the key and what was expected.

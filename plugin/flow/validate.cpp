@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "flow/choose.h"
 #include "flow/tag.h"
 
 namespace poolshift {
@@ -84,6 +85,9 @@ class Validator {
     } else if (*obstacle) {
       warn((*obstacle)->name.c_str(), (*obstacle)->found, (*obstacle)->advice + " Engine mirror is used.");
       plan.engine_reason = fmt::format("no handover ({}): {}", (*obstacle)->name, (*obstacle)->found);
+    } else if (const auto why = why_mirror(source_used_bytes_, plan.target_spec.size_bytes); !asked_for && !why.empty()) {
+      plan.engine_reason = why;
+      pass("handover", fmt::format("the guest could be handed over, but engine mirror is used: {}", why));
     } else {
       plan.engine = kHandover;
       plan.engine_reason = asked_for ? "asked for" : "everything that a handover needs is given";
@@ -140,17 +144,21 @@ class Validator {
   Result<std::optional<Check>> layout_obstacle() {
     const ImageSpec& target = out_.plan.target_spec;
     const bool is_striped = source_.spec.stripe_count > 1 || target.stripe_count > 1;
-    std::string why_flatten;
-    if (is_striped) why_flatten = "an image is striped";
-    if (source_.spec.order != target.order) why_flatten = "source and target have objects of different sizes";
-    JobRecord& plan = out_.plan;
-    plan.hydration = why_flatten.empty() ? Hydration::offload : Hydration::flatten;
-    plan.hydration_reason = why_flatten.empty() ? "source and target have the same layout" : why_flatten;
-    if (request_.hydration == Hydration::offload && !why_flatten.empty()) {
+    std::string why_not_offload;
+    if (is_striped) why_not_offload = "an image is striped";
+    if (source_.spec.order != target.order) why_not_offload = "source and target have objects of different sizes";
+    if (request_.hydration == Hydration::offload && !why_not_offload.empty()) {
       return std::optional(Check{"handover_layout", Check::Outcome::warn,
-                                 fmt::format("the OSDs cannot copy: {}", why_flatten),
+                                 fmt::format("the OSDs cannot copy: {}", why_not_offload),
                                  "Use --hydrate auto or flatten, or a target with the source's layout."});
     }
+    const bool have_object_maps = (source_.spec.features & target.features & kFeatureObjectMap) != 0;
+    if (why_not_offload.empty() && have_object_maps && request_.bandwidth_bytes_per_s == 0) {
+      why_not_offload = why_flatten(source_used_bytes_, target.size_bytes);
+    }
+    JobRecord& plan = out_.plan;
+    plan.hydration = why_not_offload.empty() ? Hydration::offload : Hydration::flatten;
+    plan.hydration_reason = why_not_offload.empty() ? "source and target have the same layout" : why_not_offload;
     if (request_.hydration) {
       plan.hydration = *request_.hydration;
       plan.hydration_reason = "asked for";
@@ -643,6 +651,7 @@ JobRecord plan_for(const SwapRequest& request) {
   plan.target = request.target;
   plan.bandwidth_bytes_per_s = request.bandwidth_bytes_per_s;
   plan.source_after = request.source_after;
+  plan.labels = request.labels;
   return plan;
 }
 

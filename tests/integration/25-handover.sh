@@ -101,19 +101,34 @@ test_not_possible() {
   assert_data "$web" vda "$to"
 }
 
-# By default it is taken, and the plan says so.
+# By default a large disk is handed over, and flattened when it holds little; the plan says so.
 test_auto() {
   local from=volumes-hdd/auto-$kFileTag to=volumes-ssd/auto-$kFileTag web
   web=$(name auto)
+  new_image "$from" 1T
+  new_image "$to" 1T
+  start_guest "$web" --disk "vda=$from" --workload vda=mode=random,rate=50,span=16M,fill=16M --wait-filled
+  unchanged_by swap "$web" vda "$to" --engine auto --dry-run
+  assert_exit 0
+  assert_report '.plan | .engine == "handover" and .hydration.method == "flatten"'
+  assert_report '.plan.hydration.reason | test("object map")'
+  swap "$web" vda "$to" --engine auto
+  assert_handed_over "$web" vda flatten
+  wait_for_writes "$web" vda 20
+  assert_data "$web" vda "$to" --first 64M
+}
+
+# A copy that takes no longer than a handover would is left to the other engine.
+test_auto_of_a_small_disk() {
+  local from=volumes-hdd/little-$kFileTag to=volumes-ssd/little-$kFileTag web
+  web=$(name little)
   new_image "$from" 64M
   new_image "$to" 64M
-  start_guest "$web" --disk "vda=$from" --workload vda=mode=random,rate=50,span=16M,fill=16M --wait-filled
-  unchanged_by swap "$web" vda "$to" --dry-run
-  assert_exit 0
-  swap "$web" vda "$to" --engine auto --dry-run
-  assert_report '.plan | .engine == "handover" and .hydration.method == "offload"'
+  start_guest "$web" --disk "vda=$from,discard=unmap" --workload vda=mode=random,rate=50,span=16M,fill=16M --wait-filled
   swap "$web" vda "$to" --engine auto
-  assert_handed_over "$web" vda offload
+  engine=mirror
+  assert_done "$from" "$to"
+  assert_report '.engine_reason | test("copied sooner")'
   assert_data "$web" vda "$to"
 }
 

@@ -251,10 +251,10 @@ wait_for_writes() {
   until_true 60 wrote_more_than "$1" "$2" $((seen + $3)) || fail "guest '$1' stopped writing to $2"
 }
 
-# assert_data GUEST DISK IMAGE: IMAGE holds every write of the guest that was acknowledged, and there were no errors.
+# assert_data GUEST DISK IMAGE [GUEST-CHECK-OPTIONS...]: IMAGE holds every write of the guest that was acknowledged, and there were no errors.
 assert_data() {
   local log=$STACK_DIR/guests/$1/serial.log
-  guest_check --image "$3" --disk "$2" --log "$log" >"$T/data.json" ||
+  guest_check --image "$3" --disk "$2" --log "$log" "${@:4}" >"$T/data.json" ||
     fail "the data on $3 is not right: $(jq -c '[.blocks, .violations]' "$T/data.json")"
   assert_json "$T/data.json" '.ok and .blocks.acknowledged_and_right > 0 and .log.errors == 0'
   say "data on $3: $(jq -c .blocks "$T/data.json")"

@@ -38,6 +38,7 @@ JobRecord some_record(const std::string& id) {
   record.bandwidth_bytes_per_s = 1'000;
   record.source_after = SourceAfter::trash;
   record.create_target = true;
+  record.labels = {{"ticket", "7"}};
   record.source_watcher = "127.0.0.1:0/42";
   record.source_size_bytes = 1ULL << 40;
   record.source_used_bytes = 7;
@@ -115,9 +116,9 @@ TEST_CASE("a record comes back as it was written") {
 }
 
 TEST_CASE("a record that cannot be trusted is damaged, key by key") {
-  // Of a handover: records from before it do not have them.
-  const std::set<std::string> optional = {"hydration",     "hydration_reason", "max_pause_ms",     "overlay_path",
-                                          "overlay_bytes", "resume_guest",     "overlay_committed"};
+  // Older records do not have them.
+  const std::set<std::string> optional = {"hydration",     "hydration_reason", "max_pause_ms",      "overlay_path",
+                                          "overlay_bytes", "resume_guest",     "overlay_committed", "labels"};
   const auto whole = json_of(some_record("0123456789ab"));
   for (const auto& [key, value] : whole.items()) {
     INFO(key);

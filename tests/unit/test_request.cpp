@@ -1,5 +1,6 @@
 // Bad input gets one clear sentence and nothing else.
 #include <catch2/catch.hpp>
+#include <fmt/core.h>
 
 #include "engine/host.h"
 #include "flow/request.h"
@@ -35,6 +36,24 @@ TEST_CASE("a whole request") {
   CHECK(request->bandwidth_bytes_per_s == 1048576);
   CHECK(request->source_after == SourceAfter::trash);
   CHECK(request->target_access->mon_hosts == std::vector<std::string>{"[::1]:6789"});
+}
+
+TEST_CASE("labels of the caller") {
+  CHECK(parse_request(with(""))->labels.empty());
+  const auto request = parse_request(with(R"(,"labels":{"nova_instance":"1f","schema":"x"})"));
+  REQUIRE(request);
+  CHECK(request->labels == std::map<std::string, std::string>{{"nova_instance", "1f"}, {"schema", "x"}});
+  CHECK(error_of(with(R"(,"labels":{"a":1})")).message == "key 'a' of the labels is a number");
+  CHECK(error_of(with(R"(,"labels":["a"])")).message == "key 'labels' of the request is a array");
+  for (const auto* name : {"", "Upper", "with space", "a_name_that_has_thirty_three_chars"}) {
+    CHECK(error_of(with(fmt::format(R"(,"labels":{{"{}":"x"}})", name))).message ==
+          "key 'labels' of the request has an entry whose name is not acceptable");
+  }
+  CHECK(error_of(with(R"(,"labels":{"a":")" + std::string(257, 'x') + "\"}")).message ==
+        "key 'a' of the labels has 257 bytes");
+  std::string many;
+  for (int i = 0; i < 17; ++i) many += fmt::format(R"({}"k{}":"")", i == 0 ? "" : ",", i);
+  CHECK(error_of(with(",\"labels\":{" + many + "}")).message == "key 'labels' of the request has 17 entries");
 }
 
 TEST_CASE("how a handover is to be done") {

@@ -3,6 +3,7 @@
 #include <functional>
 
 #include "fakes/fake_world.h"
+#include "flow/choose.h"
 #include "flow/tag.h"
 #include "flow/validate.h"
 
@@ -256,6 +257,10 @@ TEST_CASE("what a handover needs") {
 
 TEST_CASE("the engine and how the target gets its data") {
   Setting setting;
+  CHECK(setting.validate_now()->plan.engine == kMirror);
+  CHECK(setting.validate_now()->plan.engine_reason.find("copied sooner") != std::string::npos);
+  CHECK(setting.validate_now()->checks.back().outcome == Check::Outcome::pass);
+  setting.request.engine = Engine::handover;
   CHECK(setting.validate_now()->plan.engine == kHandover);
   CHECK(setting.validate_now()->plan.hydration == Hydration::offload);
   setting.target().spec.order = 23;
@@ -268,6 +273,30 @@ TEST_CASE("the engine and how the target gets its data") {
   setting.request.engine = Engine::mirror;
   CHECK(setting.validate_now()->plan.engine == kMirror);
   CHECK(setting.validate_now()->plan.engine_reason == "asked for");
+}
+
+TEST_CASE("a large disk that holds little is handed over and flattened") {
+  Setting setting;
+  constexpr std::uint64_t kTiB = 1ULL << 40;
+  for (auto* image : {&setting.source(), &setting.target()}) image->spec.size_bytes = kTiB;
+  CHECK(setting.validate_now()->plan.engine == kHandover);
+  CHECK(setting.validate_now()->plan.hydration == Hydration::flatten);
+  CHECK(setting.validate_now()->plan.hydration_reason.find("object map") != std::string::npos);
+  setting.request.bandwidth_bytes_per_s = 1'000'000;
+  CHECK(setting.validate_now()->plan.hydration == Hydration::offload);
+  setting.request.bandwidth_bytes_per_s = 0;
+  setting.target().spec.features &= ~(8U | 16U);  // no object map
+  CHECK(setting.validate_now()->plan.hydration == Hydration::offload);
+}
+
+TEST_CASE("which engine, and which hydration, by size") {
+  constexpr std::uint64_t kGiB = 1ULL << 30;
+  CHECK_FALSE(why_mirror(kGiB, 4 * kGiB).empty());
+  CHECK(why_mirror(kGiB, 500 * kGiB).empty());
+  CHECK(why_mirror(2 * kGiB, 4 * kGiB).empty());
+  CHECK(why_flatten(kGiB, 4 * kGiB).empty());
+  CHECK(why_flatten(2 * kGiB, 500 * kGiB).empty());
+  CHECK_FALSE(why_flatten(kGiB, 500 * kGiB).empty());
 }
 
 TEST_CASE("a created target gets the source's layout") {

@@ -1,0 +1,32 @@
+#include "flow/choose.h"
+
+#include <fmt/core.h>
+
+namespace poolshift {
+
+namespace {
+
+constexpr std::uint64_t kMiB = 1024 * 1024;
+// A handover waits twice for the monitors and pauses the guest, whatever the size. A copy of less than this is over by
+// the time that this would have taken.
+constexpr std::uint64_t kShortCopyBytes = 1792 * kMiB;
+// Before a mirror copies it zeroes the target, which takes as long as copying one part in so many of its size.
+constexpr std::uint64_t kZeroedPerCopied = 500;
+// To rebuild the object map takes as long as copying one part in so many of the image's size.
+constexpr std::uint64_t kRebuiltPerCopied = 256;
+
+std::string mib(std::uint64_t bytes) { return fmt::format("{} MiB", bytes / kMiB); }
+
+}  // namespace
+
+std::string why_mirror(std::uint64_t used_bytes, std::uint64_t size_bytes) {
+  if (used_bytes + size_bytes / kZeroedPerCopied >= kShortCopyBytes) return {};
+  return fmt::format("{} are copied sooner than a handover would be done", mib(used_bytes));
+}
+
+std::string why_flatten(std::uint64_t used_bytes, std::uint64_t size_bytes) {
+  if (used_bytes >= size_bytes / kRebuiltPerCopied) return {};
+  return fmt::format("to copy {} takes less than to rebuild the object map of {}", mib(used_bytes), mib(size_bytes));
+}
+
+}  // namespace poolshift
