@@ -74,7 +74,7 @@ struct JobRecord {
   SourceAfter source_after = SourceAfter::keep;
   bool create_target = false;
   std::map<std::string, std::string> labels;  // the caller's own, only kept
-  Hydration hydration = Hydration::flatten;  // of a handover
+  Hydration hydration = Hydration::flatten;   // of a handover
   std::string hydration_reason;
   std::int64_t max_pause_ms = 0;    // when the guardian steps in
   std::string overlay_path;         // file that is on the disk during the pause

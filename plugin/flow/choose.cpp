@@ -15,18 +15,22 @@ constexpr std::uint64_t kZeroedPerCopied = 500;
 // To rebuild the object map takes as long as copying one part in so many of the image's size.
 constexpr std::uint64_t kRebuiltPerCopied = 256;
 
-std::string mib(std::uint64_t bytes) { return fmt::format("{} MiB", bytes / kMiB); }
+std::string words_for(std::uint64_t bytes) {
+  return bytes < 1024 * kMiB ? fmt::format("{} MiB", bytes / kMiB)
+                             : fmt::format("{:.1f} GiB", static_cast<double>(bytes / kMiB) / 1024);
+}
 
 }  // namespace
 
 std::string why_mirror(std::uint64_t used_bytes, std::uint64_t size_bytes) {
   if (used_bytes + size_bytes / kZeroedPerCopied >= kShortCopyBytes) return {};
-  return fmt::format("{} are copied sooner than a handover would be done", mib(used_bytes));
+  return fmt::format("{} are copied sooner than a handover would be done", words_for(used_bytes));
 }
 
 std::string why_flatten(std::uint64_t used_bytes, std::uint64_t size_bytes) {
   if (used_bytes >= size_bytes / kRebuiltPerCopied) return {};
-  return fmt::format("to copy {} takes less than to rebuild the object map of {}", mib(used_bytes), mib(size_bytes));
+  return fmt::format("to copy {} takes less than to rebuild the object map of {}", words_for(used_bytes),
+                     words_for(size_bytes));
 }
 
 }  // namespace poolshift

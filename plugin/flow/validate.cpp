@@ -85,7 +85,8 @@ class Validator {
     } else if (*obstacle) {
       warn((*obstacle)->name.c_str(), (*obstacle)->found, (*obstacle)->advice + " Engine mirror is used.");
       plan.engine_reason = fmt::format("no handover ({}): {}", (*obstacle)->name, (*obstacle)->found);
-    } else if (const auto why = why_mirror(source_used_bytes_, plan.target_spec.size_bytes); !asked_for && !why.empty()) {
+    } else if (const auto why = why_mirror(source_used_bytes_, plan.target_spec.size_bytes);
+               !asked_for && !why.empty()) {
       plan.engine_reason = why;
       pass("handover", fmt::format("the guest could be handed over, but engine mirror is used: {}", why));
     } else {

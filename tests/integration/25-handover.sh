@@ -115,7 +115,7 @@ test_auto() {
   swap "$web" vda "$to" --engine auto
   assert_handed_over "$web" vda flatten
   wait_for_writes "$web" vda 20
-  assert_data "$web" vda "$to" --first 64M
+  assert_data "$web" vda "$to" --first $((64 * MiB))
 }
 
 # A copy that takes no longer than a handover would is left to the other engine.

@@ -1,6 +1,7 @@
 // Bad input gets one clear sentence and nothing else.
-#include <catch2/catch.hpp>
 #include <fmt/core.h>
+
+#include <catch2/catch.hpp>
 
 #include "engine/host.h"
 #include "flow/request.h"
