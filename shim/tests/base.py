@@ -11,6 +11,7 @@
 #    under the License.
 
 import datetime
+import os
 import types
 from unittest import mock
 
@@ -22,8 +23,8 @@ from nova import test
 from nova.tests import fixtures as nova_fixtures
 from nova.tests.unit import fake_instance
 from nova.virt import fake
-from nova.virt import poolshift
 from nova.virt.libvirt import config as vconfig
+from nova.virt import poolshift
 from nova.virt.poolshift import settle
 from nova.volume import cinder
 
@@ -71,6 +72,10 @@ class ShimTestCase(test.NoDBTestCase):
             raise AssertionError('this waits for ever')
 
     def begin(self, world, **library):
+        notes = settle.Notes(os.path.join(self.state_dir, 'nova'))
+        for note in notes.load():
+            notes.remove(note)
+        del self.spawned[:]
         self.world = world
         self.library = fakes.Library(world, **library)
         client = fakes.CinderClient(world)

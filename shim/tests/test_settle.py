@@ -200,7 +200,6 @@ class StartTestCase(base.ShimTestCase):
         except exception.VolumeRebaseFailed:
             pass
         die_at = self.world.calls.index(at) + 1
-        self.forget_notes()
         self.begin(fakes.World(), script=list(script))
         self.world.die_at = die_at
         self.assertRaises(fakes.Died, self.manage)
@@ -208,11 +207,6 @@ class StartTestCase(base.ShimTestCase):
         del self.slept[:]
         self.now = 0.0
         self.driver = self.new_driver()
-
-    def forget_notes(self):
-        notes = self.driver._settler._notes
-        for note in notes.load():
-            notes.remove(note)
 
     def start(self):
         self.driver._settler.start(fakes.HOST)

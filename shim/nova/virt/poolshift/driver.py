@@ -24,7 +24,6 @@ have to be told is in settle.py. Here the two are put together::
     look whether it did               settle.py, when the manager is done
 """
 
-import threading
 import time
 
 from oslo_log import log as logging
