@@ -111,8 +111,7 @@ launch() {
   local dir=$1 name=$2
   ! main_pid "$dir" "$name" >/dev/null || return 0
   [[ -x $dir/services/$name ]] || die "the cloud in '$dir' has no service '$name'"
-  # By the database's clock: `is_ready` compares with it. A moment earlier, as that has no fractions of a second.
-  date -u -d '-1 second' '+%F %T' >"$dir/run/$name.since"
+  note_time "$dir" "$name"
   (
     cd /
     exec setsid "$dir/services/$name" </dev/null >>"$dir/logs/$name.log" 2>&1
@@ -138,17 +137,20 @@ is_ready() {
     mariadb) sql "$dir" '' 'select 1' ;;
     rabbitmq) (: <"/dev/tcp/127.0.0.1/$(port_of "$dir" rabbitmq)") ;;
     keystone | placement | glance | neutron | *-api) answers_http "$dir" "$name" ;;
-    nova-*) has_reported "$dir" nova "$name" ;;
-    cinder-*) has_reported "$dir" cinder "$name" ;;
+    nova-*) has_reported "$dir" nova last_seen_up "$name" ;;
+    cinder-*) has_reported "$dir" cinder updated_at "$name" ;;
   esac
 }
 
-# has_reported DIR DATABASE NAME: a service without a port tells the others by the database that it is alive; every row of
-# it has been written since it was started.
+# has_reported DIR DATABASE COLUMN NAME: a service without a port tells the others by the database that it is alive; has it
+# done so since it was started, for each backend?
 has_reported() {
-  [[ $(sql "$1" "$2" "select count(*) > 0 and min(coalesce(updated_at, created_at)) >= '$(<"$1/run/$3.since")'
-    from services where \`binary\` = '$3' and deleted = 0") == 1 ]]
+  [[ $(sql "$1" "$2" "select count(*) > 0 and min(coalesce($3, created_at)) >= '$(<"$1/run/$4.since")'
+    from services where \`binary\` = '$4' and deleted = 0") == 1 ]]
 }
+
+# By the database's clock, which has no fractions of a second here.
+note_time() { date -u -d '-1 second' '+%F %T' >"$1/run/$2.since"; }
 
 # await DIR NAME SECONDS: until the service is ready; fails at once when it has ended.
 await() {
@@ -199,6 +201,10 @@ wake_neutron() { api GET neutron v2.0/networks >/dev/null; }
 
 # As in tests/stack/guest: without what an emulated CPU pays dearly for.
 kGuestCommandLine='console=ttyS0 loglevel=4 panic=-1 nokaslr mitigations=off tsc=reliable no_timer_check cryptomgr.notests'
+
+# The root disk: zeros, then bytes that no guest wrote.
+kRootEmptyBytes=$((50 << 20))
+kRootFullBytes=$((14 << 20))
 
 # upload_guest_image NAME KERNEL RAMDISK WORDS: an image whose servers are test guests with WORDS on their command line.
 # The guest has no boot loader, Nova starts its kernel. It has a root disk only because an image is one.
