@@ -40,7 +40,12 @@ keystone_authtoken() {
     service_token_roles=service service_token_roles_required=true
 }
 
-database() { section "${2:-database}" "connection=mysql+pymysql://openstack:$password@127.0.0.1:$(port_of "$dir" mariadb)/$1?charset=utf8"; }
+# database NAME [SECTION]
+database() {
+  local server
+  server=openstack:$password@127.0.0.1:$(port_of "$dir" mariadb)
+  section "${2:-database}" "connection=mysql+pymysql://$server/$1?charset=utf8"
+}
 
 transport_url() { echo "transport_url=rabbit://openstack:$password@127.0.0.1:$(port_of "$dir" rabbitmq)/"; }
 
@@ -204,8 +209,8 @@ write_nova_conf_of_stack() {
 
 # --- services --------------------------------------------------------------------------------------------------------
 
-# service NAME [VARIABLE=VALUE]... COMMAND...: with nothing of the caller's environment, in which there may be a proxy or
-# another Python.
+# service NAME [VARIABLE=VALUE]... COMMAND...: with nothing of the caller's environment, in which there may be a proxy
+# or another Python.
 service() {
   local name=$1
   shift
@@ -219,8 +224,8 @@ service() {
   chmod 755 "$dir/services/$name"
 }
 
-# wsgi_service NAME SCRIPT THREADS [VARIABLE=VALUE]... uWSGI closes each connection, and a client that was not told so may
-# send its next request into one that is about to be closed.
+# wsgi_service NAME SCRIPT THREADS [VARIABLE=VALUE]... uWSGI closes each connection, and a client that was not told so
+# may send its next request into one that is about to be closed.
 wsgi_service() {
   local name=$1 script=$2 threads=$3
   shift 3
@@ -245,6 +250,7 @@ write_services() {
   service mariadb mariadbd --no-defaults --user=mysql --datadir="$dir/mysql" --socket="$dir/mysql/mysql.sock" \
     --pid-file="$dir/mysql/pid" --tmpdir="$dir/tmp" --bind-address=127.0.0.1 --port="$(port_of "$dir" mariadb)" \
     --max-connections=500 --innodb-buffer-pool-size=256M --innodb-flush-log-at-trx-commit=0 --skip-innodb-doublewrite
+  local erlang='+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}'
   # An epmd of its own too. No busy waiting: the cores are wanted by others.
   service rabbitmq HOME="$dir/rabbitmq" RABBITMQ_NODENAME=openstack@localhost RABBITMQ_CONF_ENV_FILE=/dev/null \
     RABBITMQ_CONFIG_FILE="$etc/rabbitmq.conf" RABBITMQ_MNESIA_BASE="$dir/rabbitmq/mnesia" \
@@ -252,7 +258,7 @@ write_services() {
     RABBITMQ_PID_FILE="$dir/rabbitmq/pid" RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 \
     RABBITMQ_NODE_PORT="$(port_of "$dir" rabbitmq)" RABBITMQ_DIST_PORT="$(port_of "$dir" rabbitmq-dist)" \
     ERL_EPMD_ADDRESS=127.0.0.1 ERL_EPMD_PORT="$(port_of "$dir" epmd)" \
-    RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}' \
+    RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="$erlang" \
     setpriv --reuid=rabbitmq --regid=rabbitmq --init-groups /usr/lib/rabbitmq/bin/rabbitmq-server
   wsgi_service keystone /usr/bin/keystone-wsgi-public 2 OS_KEYSTONE_CONFIG_FILES="$etc/keystone.conf"
   wsgi_service placement /usr/bin/placement-api 2 OS_PLACEMENT_CONFIG_DIR="$etc"

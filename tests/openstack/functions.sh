@@ -21,7 +21,8 @@ kCloudMarker=.poolshift-openstack
 kRegion=RegionOne
 
 # In the order in which they are started.
-kServices='mariadb rabbitmq keystone placement glance neutron cinder-api cinder-scheduler cinder-volume nova-api nova-conductor nova-scheduler nova-compute'
+kServices='mariadb rabbitmq keystone placement glance neutron cinder-api cinder-scheduler cinder-volume nova-api'
+kServices+=' nova-conductor nova-scheduler nova-compute'
 
 # A python3 that comes first on somebody's PATH has none of Debian's modules.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH
@@ -142,8 +143,8 @@ is_ready() {
   esac
 }
 
-# has_reported DIR DATABASE COLUMN NAME: a service without a port tells the others by the database that it is alive; has it
-# done so since it was started, for each backend?
+# has_reported DIR DATABASE COLUMN NAME: a service without a port tells the others by the database that it is alive;
+# has it done so since it was started, for each backend?
 has_reported() {
   [[ $(sql "$1" "$2" "select count(*) > 0 and min(coalesce($3, created_at)) >= '$(<"$1/run/$4.since")'
     from services where \`binary\` = '$4' and deleted = 0") == 1 ]]
@@ -200,7 +201,8 @@ wake_neutron() { api GET neutron v2.0/networks >/dev/null; }
 # --- guests ----------------------------------------------------------------------------------------------------------
 
 # As in tests/stack/guest: without what an emulated CPU pays dearly for.
-kGuestCommandLine='console=ttyS0 loglevel=4 panic=-1 nokaslr mitigations=off tsc=reliable no_timer_check cryptomgr.notests'
+kGuestCommandLine='console=ttyS0 loglevel=4 panic=-1 nokaslr mitigations=off tsc=reliable no_timer_check'
+kGuestCommandLine+=' cryptomgr.notests'
 
 # The root disk: zeros, then bytes that no guest wrote.
 kRootEmptyBytes=$((50 << 20))
@@ -209,7 +211,8 @@ kRootFullBytes=$((14 << 20))
 # upload_guest_image NAME KERNEL RAMDISK WORDS: an image whose servers are test guests with WORDS on their command line.
 # The guest has no boot loader, Nova starts its kernel. It has a root disk only because an image is one.
 upload_guest_image() {
-  upload_image "$(jq -cn --arg name "$1" --arg kernel "$2" --arg ramdisk "$3" --arg cmdline "$kGuestCommandLine${4:+ $4}" \
+  local cmdline=$kGuestCommandLine${4:+ $4}
+  upload_image "$(jq -cn --arg name "$1" --arg kernel "$2" --arg ramdisk "$3" --arg cmdline "$cmdline" \
     '{name: $name, disk_format: "raw", container_format: "bare", visibility: "public", min_disk: 1, kernel_id: $kernel,
     ramdisk_id: $ramdisk, os_command_line: $cmdline}')" "$dir/glance/root.raw"
 }
