@@ -237,7 +237,6 @@ class StartTestCase(base.ShimTestCase):
         self.start()
         self.run_spawned()
         self.assertEqual([], self.library.recovery)
-        # The fake Cinder refuses a completion before the job is done.
         self.assertEqual([], self.world.problems())
 
     def test_an_unknown_place_is_waited_for(self):
@@ -302,16 +301,19 @@ class StartTestCase(base.ShimTestCase):
         self.assertIn('poolshift rescue', str(log.call_args[0][2]))
         self.assertIn(fakes.NEW_IMAGE, self.world.bdm['connection_info'])
 
-    def test_cinder_is_completing(self):
+    def completing(self):
         self.die(HYDRATED, 'before migrate_volume_completion')
-        volume = self.world.volumes[fakes.OLD]
-        volume['migration_status'] = 'completing'
+        self.world.volumes[fakes.OLD]['migration_status'] = 'completing'
+
+    def test_cinder_is_completing(self):
+        self.completing()
+        self.world.completes = True
         sleep = self._sleep
 
         def sleep_and_complete(seconds):
             sleep(seconds)
-            if self.now > 30 and volume['migration_status'] == 'completing':
-                volume['migration_status'] = 'migrating'
+            if self.now > 30 and self.world.completes:
+                self.world.completes = False
                 self.driver._volume_api.migrate_volume_completion(
                     None, fakes.OLD, fakes.NEW)
 
@@ -319,6 +321,14 @@ class StartTestCase(base.ShimTestCase):
         self.start()
         self.run_spawned()
         self.assertEqual([], self.world.problems())
+
+    def test_cinder_died_while_it_was_completing(self):
+        self.completing()
+        self.start()
+        self.run_spawned()
+        self.assertEqual([], self.world.problems())
+        self.assertLess(60, self.now)
+        self.assertGreater(120, self.now)
 
 
 class UnnotedTestCase(base.ShimTestCase):
@@ -386,6 +396,21 @@ class UnnotedTestCase(base.ShimTestCase):
         self.world.bdm['connection_info'] = json.dumps(
             {'driver_volume_type': 'iscsi', 'data': {}})
         self.assert_left_alone()
+
+
+class PausesTestCase(base.ShimTestCase):
+
+    def test_often_at_first_and_seldom_later(self):
+        at = []
+        for pause_s in settle._pauses(settle.LONGEST_PAUSE_S):
+            at.append(self.now)
+            if self.now > 3600:
+                break
+            self._sleep(pause_s)
+        self.assertEqual([0, 1, 3, 7, 15], at[:5])
+        self.assertGreaterEqual(15, max(later - sooner for sooner, later in
+                                        zip(at, at[1:]) if later < 600))
+        self.assertEqual(300, at[-1] - at[-2])
 
 
 class NotesTestCase(base.ShimTestCase):
