@@ -12,7 +12,6 @@
 
 """Nova's own unit tests of swap_volume, with our driver in Nova's place."""
 
-import types
 from unittest import mock
 
 from nova.tests.unit.virt.libvirt import test_driver
@@ -20,13 +19,26 @@ from nova.virt.libvirt import driver as libvirt_driver
 from nova.virt import poolshift
 
 
+class Module(object):
+    """nova.virt.libvirt.driver, to read and to patch, with our class."""
+
+    def __getattribute__(self, name):
+        if name == 'LibvirtDriver':
+            return poolshift.LibvirtDriver
+        return getattr(libvirt_driver, name)
+
+    def __setattr__(self, name, value):
+        setattr(libvirt_driver, name, value)
+
+    def __delattr__(self, name):
+        delattr(libvirt_driver, name)
+
+
 class NovasOwnTestCase(test_driver.LibvirtConnTestCase):
 
     def setUp(self):
         # In the tests' module only: in Nova's own, super() looks its name up.
-        module = types.ModuleType('ours')
-        module.__dict__.update(vars(libvirt_driver))
-        module.LibvirtDriver = poolshift.LibvirtDriver
+        module = Module()
         patcher = mock.patch.object(test_driver, 'libvirt_driver', module)
         patcher.start()
         self.addCleanup(patcher.stop)

@@ -16,7 +16,10 @@ import os
 import types
 from unittest import mock
 
+import eventlet
+
 from nova import exception
+from nova import utils
 from nova.virt.poolshift import library
 from nova.virt.poolshift import settle
 
@@ -127,6 +130,20 @@ class DeathTestCase(base.ShimTestCase):
         changed = [call for call in self.world.calls[len(before):]
                    if call.startswith('after')]
         self.assertEqual([], changed)
+
+    def test_it_waits_until_the_manager_is_done(self):
+        self.end_of(HYDRATED, then=lambda: None)
+
+        @utils.synchronized(fakes.INSTANCE)
+        def manager_is_at_it():
+            settling = eventlet.spawn(self.run_spawned)
+            for _ in range(100):
+                eventlet.sleep(0)
+            self.assertEqual(1, len(self.driver._settler._notes.load()))
+            return settling
+
+        manager_is_at_it().wait()
+        self.assertEqual([], self.driver._settler._notes.load())
 
     def test_the_events_say_how_it_ended(self):
         self.end_of(HYDRATED, then=lambda: None)
@@ -263,6 +280,17 @@ class StartTestCase(base.ShimTestCase):
         self.run_spawned()
         self.assertEqual([], self.world.problems())
         self.assertGreater(300 + 120, self.now)
+
+    def test_neither_journal_nor_domain(self):
+        self.die(HYDRATED, 'before attachment_complete')
+        self.world.jobs.clear()
+        self.driver._host.get_guest.side_effect = exception.InstanceNotFound(
+            instance_id=fakes.INSTANCE)
+        self.start()
+        self.run_spawned()
+        self.assertEqual([], self.world.problems())
+        self.assertEqual(fakes.NEW_IMAGE,
+                         self.world.volumes[fakes.OLD]['image'])
 
     def test_jobs_of_others_are_recovered(self):
         self.world.jobs['job1'] = fakes.report('held', 'target', labels={})

@@ -503,7 +503,7 @@ class Settler(object):
         if job is None:
             # It was refused, or nova-compute died before it began, or an
             # operator removed its journal.
-            return self._guest_on_by_xml(note) or SOURCE
+            return self._guest_on_by_xml(note) or self._guest_on_by_bdm(note)
         note.job = job['job']
         if _is_open(job):
             job = self._recovered(host, note, job)
@@ -562,12 +562,23 @@ class Settler(object):
         return {note.source_image: SOURCE,
                 note.target_image: TARGET}.get(disk.source_name)
 
-    def _save_bdm(self, context, note):
-        """Makes the BDM name the target; whether that was missing."""
+    def _guest_on_by_bdm(self, note):
+        """What was recorded at the pivot, if it came so far."""
+        bdm = self._bdm(nova_context.get_admin_context(), note)
+        if bdm is not None and note.target_attachment and (
+                bdm.attachment_id == note.target_attachment):
+            return TARGET
+        return SOURCE
+
+    def _bdm(self, context, note):
         bdms = objects.BlockDeviceMappingList.get_by_instance_uuid(
             context, note.instance)
-        bdm = next((bdm for bdm in bdms if bdm.volume_id in (
+        return next((bdm for bdm in bdms if bdm.volume_id in (
             note.source_volume, note.target_volume)), None)
+
+    def _save_bdm(self, context, note):
+        """Makes the BDM name the target; whether that was missing."""
+        bdm = self._bdm(context, note)
         if bdm is None:
             return False  # the instance is gone, or the volume is detached
         now = jsonutils.loads(bdm.connection_info or '{}')
