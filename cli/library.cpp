@@ -128,6 +128,13 @@ Reply Host::recover(const Document& options) {
   return reply_of(result, report, error);
 }
 
+Reply Host::rescue(const Document& request, bool dry_run) {
+  TextOut report;
+  TextOut error;
+  const int result = poolshift_rescue(host_.get(), to_line(request).c_str(), dry_run ? 1 : 0, report, error);
+  return reply_of(result, report, error);
+}
+
 Reply Host::doctor() {
   TextOut report;
   TextOut error;

@@ -50,6 +50,7 @@ class Host {
   Reply jobs();
   Reply recover(const Document& options);
   Reply doctor();
+  Reply rescue(const Document& request, bool dry_run);
 
  private:
   explicit Host(poolshift_host* host) : host_(host) {}

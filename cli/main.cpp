@@ -39,6 +39,12 @@ constexpr std::array kCommands = {
     Command{"recover", "[JOB] [OPTION]...", "go on with jobs that nobody runs any more",
             "Carries on, undoes or holds every open job that nobody runs, or the one that is named.", json_options,
             JobArgument::optional, false, run_recover},
+    Command{
+        "rescue", kRequestSynopsis, "bring a guest home whose image is in the trash",
+        "For a running guest whose image was put into the trash under it, while the volume's owner names a copy that\n"
+        "is out of date (Cinder's driver-assisted retype does that). Restores the image, sets the copy aside, and\n"
+        "swaps the guest to the name of the copy. Takes the same options as 'swap'.",
+        request_options, JobArgument::none, true, run_rescue},
     Command{"doctor", "[OPTION]...", "look at this node: versions, state folder, open jobs",
             "Looks at this node and changes nothing.", json_options, JobArgument::none, false, run_doctor},
 };

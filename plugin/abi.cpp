@@ -265,6 +265,20 @@ int poolshift_recover(poolshift_host* host, const char* options, char** report, 
   });
 }
 
+int poolshift_rescue(poolshift_host* host, const char* request_text, int dry_run, char** report, char** error) {
+  return guarded(error, [&]() -> int {
+    if (report != nullptr) *report = nullptr;
+    if (host == nullptr) return missing(error, "host");
+    if (request_text == nullptr) return missing(error, "request");
+    const auto request = parse_request(request_text);
+    if (!request) return fail(error, request.error());
+    const auto rescued = host->host->rescue(*request, dry_run != 0);
+    if (!rescued) return fail(error, rescued.error());
+    give(report, *rescued);
+    return POOLSHIFT_OK;
+  });
+}
+
 int poolshift_doctor(poolshift_host* host, char** report, char** error) {
   return guarded(error, [&]() -> int {
     if (report != nullptr) *report = nullptr;

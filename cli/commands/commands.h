@@ -12,5 +12,6 @@ int run_cancel(const Options& options);
 int run_set(const Options& options);
 int run_recover(const Options& options);
 int run_doctor(const Options& options);
+int run_rescue(const Options& options);
 
 }  // namespace poolshift::cli

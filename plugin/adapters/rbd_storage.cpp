@@ -413,6 +413,8 @@ class RbdCluster final : public Cluster {
   Status set_metadata(const ImageName& name, const std::string& key, const std::string& value) override;
   Status remove_metadata(const ImageName& name, const std::string& key) override;
   Status move_to_trash(const ImageName& name) override;
+  Result<std::vector<TrashedImage>> trash_of(const ImageName& name) override;
+  Status restore_from_trash(const ImageName& name, const std::string& id) override;
 
   Status create_snapshot(const ImageName& name, const std::string& snapshot) override;
   Status remove_snapshot(const ImageName& name, const std::string& snapshot) override;
@@ -913,6 +915,41 @@ Status RbdCluster::move_to_trash(const ImageName& name) {
     auto io = open_pool(name.pool, name.rbd_namespace);
     if (!io) return io.error();
     const int result = rbd_.trash_move(*io, name.image.c_str(), 0);
+    if (result < 0) return make_error(result, what);
+    return {};
+  });
+}
+
+Result<std::vector<TrashedImage>> RbdCluster::trash_of(const ImageName& name) {
+  const auto what = fmt::format("Cannot look for image '{}' in the trash", to_string(name));
+  return guarded(what, [&]() -> Result<std::vector<TrashedImage>> {
+    auto io = open_pool(name.pool, name.rbd_namespace);
+    if (!io) return io.error();
+    std::vector<librbd::trash_image_info_t> trash;
+    int result = rbd_.trash_list(*io, trash);
+    if (result < 0) return make_error(result, what);
+    std::vector<TrashedImage> found;
+    for (const auto& entry : trash) {
+      if (entry.name != name.image) continue;
+      OpenImage open;
+      open.pool = *io;
+      result = rbd_.open_by_id_read_only(open.pool, open.image, entry.id.c_str(), nullptr);
+      if (result == -ENOENT) continue;  // purged since
+      if (result < 0) return make_error(result, what);
+      auto watchers = watchers_of(open.image, name);
+      if (!watchers) return watchers.error();
+      found.push_back({entry.id, std::move(*watchers)});
+    }
+    return found;
+  });
+}
+
+Status RbdCluster::restore_from_trash(const ImageName& name, const std::string& id) {
+  const auto what = fmt::format("Cannot restore image '{}' from the trash", to_string(name));
+  return guarded(what, [&]() -> Status {
+    auto io = open_pool(name.pool, name.rbd_namespace);
+    if (!io) return io.error();
+    const int result = rbd_.trash_restore(*io, id.c_str(), name.image.c_str());
     if (result < 0) return make_error(result, what);
     return {};
   });

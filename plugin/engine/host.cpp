@@ -3,10 +3,12 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "base/json_reader.h"
 #include "base/log.h"
 #include "base/paths.h"
+#include "flow/rescue.h"
 
 namespace poolshift {
 
@@ -275,6 +277,43 @@ Result<Host::Answer> Host::recover(const std::string& job_id) {
   return Answer{worst, {{"schema", 1}, {"jobs", std::move(reports)}}};
 }
 
+Result<json> Host::rescue(const SwapRequest& request, bool dry_run) {
+  const auto plan = plan_rescue(ports(), store_, request, options_.ceph_conf);
+  if (!plan) return plan.error();
+  json report = {{"schema", 1},
+                 {"source", to_string(plan->source)},
+                 {"target", to_string(plan->target)},
+                 {"restores", nullptr},
+                 {"sets_aside", nullptr},
+                 {"creates_target", plan->create_target},
+                 {"done", !dry_run}};
+  if (!plan->trash_id.empty()) report["restores"] = plan->trash_id;
+  if (plan->set_aside) report["sets_aside"] = to_string(stale_name(plan->target));
+  if (dry_run) return report;
+  POOLSHIFT_TRY(make_ready(ports(), *plan));
+  log().info("rescue of domain '{}': {}", request.domain, report.dump());
+  return report;
+}
+
+// A running guest whose image is in the trash, where the next purge takes it away.
+static void look_for_trashed(Cluster& cluster, const Domain& domain, const Disk& disk,
+                             const std::function<void(json)>& add) {
+  const auto image = cluster.image(*disk.image);
+  if (image || image.error().code != ErrorCode::not_found) return;
+  const auto trashed = cluster.trash_of(*disk.image);
+  if (!trashed) return;
+  for (const auto& entry : *trashed) {
+    if (entry.watchers.empty()) continue;
+    add(finding(
+        "image_in_trash", "fail",
+        fmt::format("disk '{}' of running domain '{}' is {}, which is in the trash as '{}'", disk.target, domain.name,
+                    to_string(*disk.image), entry.id),
+        fmt::format("Do not purge the trash. 'poolshift rescue --domain {} --disk {} --to POOL/IMAGE', with the "
+                    "image that the volume's owner names, brings the guest there.",
+                    domain.name, disk.target)));
+  }
+}
+
 Host::Answer Host::doctor() {
   json findings = json::array();
   bool failed = false;
@@ -318,21 +357,27 @@ Host::Answer Host::doctor() {
   }
   if (versions) {
     const auto domains = ports_.hypervisor->list_domains();
-    std::vector<ClusterAccess> asked;
+    std::vector<std::pair<ClusterAccess, std::unique_ptr<Cluster>>> asked;  // null: it does not answer
     for (const auto& domain : domains ? *domains : std::vector<Domain>{}) {
       for (const auto& disk : domain.disks) {
-        if (!disk.image || std::find(asked.begin(), asked.end(), disk.access) != asked.end()) continue;
-        asked.push_back(disk.access);
-        auto access = disk.access;
-        if (!options_.ceph_conf.empty()) access.conf_path = options_.ceph_conf;
-        const auto cluster = connect_cluster(ports(), access);
-        const auto fsid = cluster ? (*cluster)->fsid() : Result<std::string>(cluster.error());
-        if (!fsid) {
-          add(finding("cluster", "fail", fmt::format("domain '{}': {}", domain.name, fsid.error().message),
-                      fsid.error().advice));
-        } else {
-          add(finding("cluster", "pass", fmt::format("cluster {} answers user '{}'", *fsid, disk.access.user), ""));
+        if (!disk.image) continue;
+        auto known =
+            std::find_if(asked.begin(), asked.end(), [&](const auto& each) { return each.first == disk.access; });
+        if (known == asked.end()) {
+          auto access = disk.access;
+          if (!options_.ceph_conf.empty()) access.conf_path = options_.ceph_conf;
+          auto cluster = connect_cluster(ports(), access);
+          const auto fsid = cluster ? (*cluster)->fsid() : Result<std::string>(cluster.error());
+          if (!fsid) {
+            add(finding("cluster", "fail", fmt::format("domain '{}': {}", domain.name, fsid.error().message),
+                        fsid.error().advice));
+          } else {
+            add(finding("cluster", "pass", fmt::format("cluster {} answers user '{}'", *fsid, disk.access.user), ""));
+          }
+          asked.emplace_back(disk.access, fsid ? std::move(*cluster) : nullptr);
+          known = std::prev(asked.end());
         }
+        if (known->second && is_active(domain)) look_for_trashed(*known->second, domain, disk, add);
       }
     }
   }

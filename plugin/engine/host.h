@@ -96,6 +96,8 @@ class Host {
   // Every open job that nobody runs, or the one named.
   Result<Answer> recover(const std::string& job_id);
   Answer doctor();
+  // What was done, or with `dry_run` what would be.
+  Result<nlohmann::json> rescue(const SwapRequest& request, bool dry_run);
 
   System& system() { return *ports_.system; }
 

@@ -42,6 +42,11 @@ struct Image {
   bool mirroring = false;  // rbd-mirror is enabled on it
 };
 
+struct TrashedImage {
+  std::string id;
+  std::vector<std::string> watchers;  // as of Image
+};
+
 struct Pool {
   std::int64_t id = 0;
   bool has_application_rbd = false;
@@ -112,6 +117,10 @@ class Cluster {
   virtual Status remove_metadata(const ImageName& name, const std::string& key) = 0;
   // Fails with `busy` when a client has it open.
   virtual Status move_to_trash(const ImageName& name) = 0;
+  // The images in the trash that had this name.
+  virtual Result<std::vector<TrashedImage>> trash_of(const ImageName& name) = 0;
+  // Gives it its name back; who has it open does not notice. Fails with `exists` when the name is taken.
+  virtual Status restore_from_trash(const ImageName& name, const std::string& id) = 0;
 
   // Fails with `exists` when the image has a snapshot of that name. Made by the client that has the image open.
   virtual Status create_snapshot(const ImageName& name, const std::string& snapshot) = 0;

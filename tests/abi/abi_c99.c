@@ -199,6 +199,7 @@ static void test_null_handles(void) {
   EXPECT_RESULT(POOLSHIFT_USAGE, ps.jobs(NULL, &text, &error));
   EXPECT_RESULT(POOLSHIFT_USAGE, ps.recover(NULL, NULL, &text, &error));
   EXPECT_RESULT(POOLSHIFT_USAGE, ps.doctor(NULL, &text, &error));
+  EXPECT_RESULT(POOLSHIFT_USAGE, ps.rescue(NULL, REQUEST_HEAD "}", 1, &text, &error));
   EXPECT(ps.job_fd(NULL) == -1, "a NULL job has a descriptor");
   ps.job_release(NULL);
   ps.host_close(NULL);
@@ -237,6 +238,9 @@ static void test_unreachable(poolshift_host* host) {
   int result;
   EXPECT_RESULT(POOLSHIFT_REFUSED, ps.check(host, REQUEST_HEAD "}", &report, &error));
   ps.free_text(report);
+  EXPECT_RESULT(POOLSHIFT_HELD, ps.rescue(host, REQUEST_HEAD "}", 1, &report, &error));
+  EXPECT_RESULT(POOLSHIFT_USAGE, ps.rescue(host, REQUEST_HEAD, 0, &report, &error));
+  EXPECT_RESULT(POOLSHIFT_USAGE, ps.rescue(host, NULL, 0, &report, &error));
   result = ps.doctor(host, &findings, NULL);
   EXPECT(result == POOLSHIFT_HELD, "doctor gave %d", result);
   EXPECT(findings && strstr(findings, "\"findings\":["), "findings are %s", findings ? findings : "NULL");

@@ -28,6 +28,7 @@ struct library {
   int (*jobs)(poolshift_host*, char**, char**);
   int (*recover)(poolshift_host*, const char*, char**, char**);
   int (*doctor)(poolshift_host*, char**, char**);
+  int (*rescue)(poolshift_host*, const char*, int, char**, char**);
 };
 
 static void resolve(void* handle, const char* name, void* function_pointer) {
@@ -73,6 +74,7 @@ static struct library load_library(const char* path) {
   RESOLVE(library, jobs, poolshift_jobs);
   RESOLVE(library, recover, poolshift_recover);
   RESOLVE(library, doctor, poolshift_doctor);
+  RESOLVE(library, rescue, poolshift_rescue);
   return library;
 }
 

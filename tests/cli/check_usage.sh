@@ -46,7 +46,7 @@ run 0 --help
 out_has 'Exit codes: 0 done; 1 internal error; 2 usage; 3 refused, nothing changed; 4 failed and undone;'
 run 0 --version
 out_has 'ABI 1.'
-for command in swap check status cancel set recover doctor; do
+for command in swap check status cancel set recover rescue doctor; do
   run 0 "$command" --help
   out_has "Usage: poolshift $command"
 done
@@ -56,6 +56,8 @@ err_has "Did you mean 'swap'?"
 run 2 --json status
 err_has 'The command comes first.'
 run 2 $'\xff'
+run 2 rescue "${swap[@]:1}" --create
+err_has "'--create' has no meaning here"
 run 2 "${swap[@]}" surplus
 out_is_empty
 err_has "'surplus' is one argument too many"

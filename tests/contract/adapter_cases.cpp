@@ -450,6 +450,29 @@ TEST_CASE("relations of an image are described", "[storage]") {
   CHECK(cluster->image(trashed).error().message.find("trash") != std::string::npos);
 }
 
+TEST_CASE("an image goes to the trash under a guest and comes back", "[storage]") {
+  auto cluster = connect();
+  const auto name = new_image(*cluster, world().pool(), kGiB);
+  const auto guest = world().start_guest({{.target = "vda", .image = name, .writes_per_s = 50}});
+  const auto uuid = world().hypervisor().find_domain(guest)->uuid;
+  const auto image = image_of(*cluster, name);
+  rbd("trash mv " + to_string(name));
+  const auto trashed = cluster->trash_of(name);
+  REQUIRE_OK(trashed);
+  REQUIRE(trashed->size() == 1);
+  CHECK(trashed->front().id == image.id);
+  CHECK(trashed->front().watchers == image.watchers);
+  const auto writes_on = [&] {
+    const auto written = [&] { return world().hypervisor().disk_counters(uuid, "vda")->written_bytes; };
+    const auto before = written();
+    return wait_until([&] { return written() > before; });
+  };
+  CHECK(writes_on());
+  REQUIRE_OK(cluster->restore_from_trash(name, image.id));
+  CHECK(image_of(*cluster, name).watchers == image.watchers);
+  CHECK(writes_on());
+}
+
 TEST_CASE("an image under migration is described or says why not", "[storage]") {
   auto cluster = connect();
   const auto source = new_image(*cluster, world().pool(), 64 * kMiB);

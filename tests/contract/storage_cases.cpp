@@ -188,6 +188,19 @@ TEST_CASE("an image is renamed, resized, marked and thrown away", "[storage]") {
   REQUIRE_OK(cluster->move_to_trash(third));
   CHECK_ERROR(cluster->image(third), ErrorCode::not_found);
   CHECK_ERROR(cluster->move_to_trash(third), ErrorCode::not_found);
+
+  const auto trashed = cluster->trash_of(third);
+  REQUIRE_OK(trashed);
+  REQUIRE(trashed->size() == 1);
+  CHECK(trashed->front().id == id);
+  CHECK(trashed->front().watchers.empty());
+  CHECK(cluster->trash_of(first)->empty());
+  CHECK_ERROR(cluster->trash_of({"no-such-pool", "", "image"}), ErrorCode::not_found);
+  CHECK_ERROR(cluster->restore_from_trash(second, id), ErrorCode::exists);
+  REQUIRE_OK(cluster->restore_from_trash(third, id));
+  CHECK(image_of(*cluster, third).id == id);
+  CHECK(cluster->trash_of(third)->empty());
+  CHECK_ERROR(cluster->restore_from_trash(third, id), ErrorCode::not_found);
 }
 
 TEST_CASE("an image that a guest uses", "[storage]") {

@@ -222,6 +222,32 @@ class FakeCluster : public Cluster {
     });
   }
 
+  Result<std::vector<TrashedImage>> trash_of(const ImageName& name) override {
+    return world_.call([&]() -> Result<std::vector<TrashedImage>> {
+      POOLSHIFT_TRY(pool_usable(name.pool, false));
+      std::vector<TrashedImage> found;
+      for (const auto& [trashed, fake] : world_.trash) {
+        if (trashed != name) continue;
+        found.push_back({fake.id, {}});
+        for (const auto& [watcher, until_ms] : fake.watchers) found.back().watchers.push_back(watcher);
+      }
+      return found;
+    });
+  }
+
+  Status restore_from_trash(const ImageName& name, const std::string& id) override {
+    return world_.call([&]() -> Status {
+      POOLSHIFT_TRY(pool_usable(name.pool, true));
+      const auto entry = std::find_if(world_.trash.begin(), world_.trash.end(),
+                                      [&](const auto& each) { return each.second.id == id; });
+      if (entry == world_.trash.end()) return Error{ErrorCode::not_found, "not in the trash", "Look there."};
+      if (world_.image(name) != nullptr) return Error{ErrorCode::exists, "the name is taken", "Choose another."};
+      world_.images.emplace(name, std::move(entry->second));
+      world_.trash.erase(entry);
+      return {};
+    });
+  }
+
   Status create_snapshot(const ImageName& name, const std::string& snapshot) override {
     return world_.call([&]() -> Status {
       return on_image(name, [&](FakeImage& fake) -> Status {
