@@ -844,7 +844,7 @@ TEST_CASE("an inactive domain is redefined as it was", "[hypervisor]") {
   REQUIRE_OK(hypervisor.insert_overlay(paused.uuid, "vda", paused.overlay));
   CHECK_ERROR(hypervisor.redefine_disk(paused.uuid, "vda", paused.source, world().access()), ErrorCode::busy);
   world().power_off(paused.guest);
-  // At the next start the guest would see an empty disk.
+  // The definition names the overlay, which we remove: at the next start there would be no such file.
   CHECK(hypervisor.find_domain(paused.guest)->persistent_disks.at(0).file_path == paused.overlay);
   CHECK_ERROR(hypervisor.redefine_disk(paused.uuid, "vdz", paused.source, world().access()), ErrorCode::not_found);
   REQUIRE_OK(hypervisor.redefine_disk(paused.uuid, "vda", paused.source, world().access()));
