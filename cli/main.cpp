@@ -43,7 +43,7 @@ constexpr std::array kCommands = {
         "rescue", kRequestSynopsis, "bring a guest home whose image is in the trash",
         "For a running guest whose image was put into the trash under it, while the volume's owner names a copy that\n"
         "is out of date (Cinder's driver-assisted retype does that). Restores the image, sets the copy aside, and\n"
-        "swaps the guest to the name of the copy. Takes the same options as 'swap'.",
+        "swaps the guest to the name of the copy; the source goes back to the trash. Takes the options of 'swap'.",
         request_options, JobArgument::none, true, run_rescue},
     Command{"doctor", "[OPTION]...", "look at this node: versions, state folder, open jobs",
             "Looks at this node and changes nothing.", json_options, JobArgument::none, false, run_doctor},

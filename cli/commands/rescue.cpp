@@ -41,9 +41,14 @@ int run_rescue(const Options& options) {
   const auto reply = host->rescue(request_document(options), options.dry_run);
   if (!reply.ok()) return report_failure(kName, reply.failure, options.json);
   write_text(options.json ? kStderr : kStdout, words_for(reply.document));
-  if (!options.dry_run) return swap_and_follow(kName, options, *host, signals);
-  if (options.json) write_document(reply.document);
-  return reply.result;
+  if (options.dry_run) {
+    if (options.json) write_document(reply.document);
+    return reply.result;
+  }
+  // Back to where it was: whoever still names it must find nothing rather than old data.
+  Options swap = options;
+  swap.request.source_after = "trash";
+  return swap_and_follow(kName, swap, *host, signals);
 }
 
 }  // namespace poolshift::cli

@@ -153,9 +153,10 @@ POOLSHIFT_API int poolshift_doctor(poolshift_host* host, char** report, char** e
 /* Makes ready what a swap needs that brings a guest home whose image was put into the trash under it, while the
  * volume's owner names a copy that is out of date (Cinder's driver-assisted retype does that): the image that the guest
  * writes to gets its name back, the copy, `target` of the request, is set aside as "poolshift.stale.IMAGE" in its pool,
- * and an empty image takes its name. The swap itself is then poolshift_job_start() with the same request. Takes the
- * request of a swap and uses "domain", "disk", "target", "source" and "target_access" of it. Run again it does what is
- * left to do. With `dry_run` not 0 it only looks. `report`:
+ * and an empty image takes its name. The swap itself is then poolshift_job_start() with the same request and
+ * "source_after":"trash", so that nobody who still names the source finds old data there. Takes the request of a swap
+ * and uses "domain", "disk", "target", "source" and "target_access" of it. Run again it does what is left to do. With
+ * `dry_run` not 0 it only looks. `report`:
  *   {"schema":1,"source":"POOL/IMAGE","target":"POOL/IMAGE","restores":"ID in the trash"|null,
  *    "sets_aside":"POOL/IMAGE"|null,"creates_target":true|false,"done":true|false}
  * Blocks while libvirtd and the cluster are asked. Any thread. Errors: USAGE, REFUSED (nothing was changed), HELD

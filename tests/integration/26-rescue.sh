@@ -11,6 +11,7 @@ retyped_behind_the_guest() {
   new_image "$from" 128M
   at_end drop_image "$to"
   at_end drop_image "$stale"
+  at_end empty_trash volumes-hdd
   start_guest "$web" --disk "vda=$from,discard=unmap" --workload vda=mode=random,rate=50,span=16M,fill=16M --wait-filled
   rbd_admin cp "$from" "$to"
   rbd_admin image-meta set "$to" ours "Cinder's"
@@ -36,6 +37,8 @@ test_rescue() {
   assert_done "$from" "$to"
   assert_equal "$(used_bytes "$stale")" $((16 * MiB)) "bytes of the copy that was set aside"
   drop_image "$stale"
+  ! image_exists "$from" || fail "the source can still be found by its name"
+  assert_json <(trash_of volumes-hdd) 'any(.[]; .name == $name)' --arg name "${from#*/}"
   assert_on_target "$web" vda "$from" "$to"
   assert_equal "$(rbd_admin image-meta get "$to" ours)" "Cinder's" "metadata of the target"
   wait_for_writes "$web" vda 20
