@@ -42,8 +42,8 @@ Related options:
         'engine',
         default='auto',
         choices=[
-            ('auto', 'handover where everything that it needs is given, else '
-                     'mirror'),
+            ('auto', 'mirror for a small disk and where a handover is not '
+                     'possible, else handover'),
             ('mirror', "QEMU's block copy, followed until it can be pivoted; "
                        'the guest is never paused'),
             ('handover', 'one short pause, whatever the size of the disk; '
@@ -61,8 +61,8 @@ Related options:
         'hydrate',
         default='auto',
         choices=[
-            ('auto', 'offload where source and target have the same layout, '
-                     'else flatten'),
+            ('auto', 'offload where source and target have the same layout '
+                     'and are not nearly empty, else flatten'),
             ('offload', 'the OSDs copy among themselves'),
             ('flatten', "librbd copies, inside the guest's QEMU"),
         ],
