@@ -17,8 +17,9 @@ sql() { mariadb --no-defaults --socket="$OPENSTACK_MYSQL_SOCKET" --user=root --b
 boot() {
   export S=$OPENSTACK_POOLSHIFT_STATE_DIR POOLSHIFT_STATE_DIR=$OPENSTACK_POOLSHIFT_STATE_DIR
   POOLSHIFT_OVERLAY_DIR=$OPENSTACK_POOLSHIFT_OVERLAY_DIR
-  local work=mode=random,rate=50,span=48M,fill=48M
-  server image writer "vdb=$work" "vdc=$work" "vdd=$work"
+  # Short: Nova gives a server that it starts again only the beginning of a long command line.
+  local work=mode=random,rate=9,fill=8M
+  server image writer vdb=mode=random,rate=50,span=48M,fill=48M "vdc=$work" "vdd=$work"
   at_end openstack image delete writer
   openstack volume type create any
   at_end openstack volume type delete any
@@ -289,6 +290,7 @@ test_rabbitmq_dies() {
 # Cinder copies the image itself and puts the one that the server uses into the trash.
 test_rescue_after_the_retype_that_loses_data() {
   local before to=volumes-ssd/volume-$lost
+  wait_for_writes web vdd 20
   before=$(disk_image "$domain" vdd)
   retype "$lost" ssd-same
   until_true 120 settled_as "$lost" ssd-same
