@@ -223,6 +223,7 @@ test_target_pool_over_quota() {
   to=$(other_type)
   pool=volumes-$to
   stored=$(ceph_admin df --format json | jq --arg pool "$pool" '.pools[] | select(.name == $pool).stats.stored')
+  at_end service restart cinder-volume # the scheduler hears of the room again
   at_end ceph_admin osd pool set-quota "$pool" max_bytes 0
   ceph_admin osd pool set-quota "$pool" max_bytes $((stored + 16 * MiB))
   retype "$volume" "$to"
