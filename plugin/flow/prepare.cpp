@@ -14,7 +14,7 @@ namespace {
 Status create_target(const JobRecord& record, Cluster& cluster) {
   ImageSpec tagged = record.target_spec;
   tagged.metadata[kJobKey] = record.job_id;
-  return create_by_staging(cluster, record, tagged);
+  return create_by_staging(cluster, staging_name(record), record.target, tagged);
 }
 
 Status verify_target(const JobRecord& record, Cluster& cluster) {

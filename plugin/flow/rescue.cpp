@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <optional>
 
+#include "flow/staging.h"
+
 namespace poolshift {
 
 namespace {
@@ -87,17 +89,13 @@ Status look_at_target(Cluster& cluster, Rescue& rescue) {
   return {};
 }
 
-// Whole before it has the target's name.
 Status create_like(Cluster& cluster, const ImageName& model, const ImageName& name, std::uint64_t least_bytes) {
   const auto image = cluster.image(model);
   if (!image) return image.error();
   auto spec = image->spec;
   spec.size_bytes = std::max(spec.size_bytes, least_bytes);
   const ImageName staged{name.pool, name.rbd_namespace, "poolshift.rescue." + name.image};
-  const auto created = cluster.create_image(staged, spec);
-  if (!created && created.error().code != ErrorCode::exists) return created;
-  for (const auto& [key, value] : spec.metadata) POOLSHIFT_TRY(cluster.set_metadata(staged, key, value));
-  return cluster.rename_image(staged, name);
+  return create_by_staging(cluster, staged, name, spec);
 }
 
 }  // namespace

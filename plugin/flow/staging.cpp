@@ -8,12 +8,11 @@ ImageName staging_name(const JobRecord& record) {
   return {record.target.pool, record.target.rbd_namespace, fmt::format("poolshift.{}", record.job_id)};
 }
 
-Status create_by_staging(Cluster& cluster, const JobRecord& record, const ImageSpec& spec) {
-  const ImageName staged = staging_name(record);
+Status create_by_staging(Cluster& cluster, const ImageName& staged, const ImageName& name, const ImageSpec& spec) {
   const auto created = cluster.create_image(staged, spec);
   if (!created && created.error().code != ErrorCode::exists) return created;
   for (const auto& [key, value] : spec.metadata) POOLSHIFT_TRY(cluster.set_metadata(staged, key, value));
-  return cluster.rename_image(staged, record.target);
+  return cluster.rename_image(staged, name);
 }
 
 }  // namespace poolshift

@@ -1,5 +1,5 @@
-// Images are created under a name that carries the job id, completed, then renamed: whenever a crash happens, an image
-// of the target's name is whole, and what is left over is known to be ours by its name.
+// Images are created under a name of our own, completed, then renamed: whenever a crash happens, an image of the name
+// that was wanted is whole, and what is left over is known to be ours by its name.
 #pragma once
 
 #include "engine/job_record.h"
@@ -9,7 +9,7 @@ namespace poolshift {
 
 ImageName staging_name(const JobRecord& record);
 
-// An image of the target's name with all that `spec` says. Goes on with what an earlier run left.
-Status create_by_staging(Cluster& cluster, const JobRecord& record, const ImageSpec& spec);
+// An image of this name with all that `spec` says. Goes on with what an earlier run left as `staged`.
+Status create_by_staging(Cluster& cluster, const ImageName& staged, const ImageName& name, const ImageSpec& spec);
 
 }  // namespace poolshift

@@ -102,7 +102,7 @@ Status give_target_back(Swap& swap, Cluster& cluster) {
     }
     POOLSHIFT_TRY(cluster.move_to_trash(record.target));
   }
-  return create_by_staging(cluster, record, record.target_spec);
+  return create_by_staging(cluster, staging_name(record), record.target, record.target_spec);
 }
 
 // The guest runs on the source alone, and its definition says so.
