@@ -46,7 +46,7 @@ constexpr std::array kCommands = {
         "swaps the guest to the name of the copy; the source goes back to the trash. Takes the options of 'swap'.",
         request_options, JobArgument::none, true, run_rescue},
     Command{"doctor", "[OPTION]...", "look at this node: versions, state folder, open jobs",
-            "Looks at this node and changes nothing.", json_options, JobArgument::none, false, run_doctor},
+            "Looks at this node and changes nothing.", doctor_options, JobArgument::none, false, run_doctor},
 };
 
 std::string general_help() {

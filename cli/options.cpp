@@ -290,6 +290,7 @@ Outcome<Options> options_of(const Command& command, const po::variables_map& val
   options.json = flag_of(values, "json");
   options.dry_run = flag_of(values, "dry-run");
   options.watch = flag_of(values, "watch");
+  options.nova_conf = text_of(values, "nova-conf");
   const auto job = job_of(command, values);
   if (!job) return job.failure();
   options.job = *job;
@@ -356,6 +357,15 @@ po::options_description set_options() {
 
 po::options_description json_options() {
   po::options_description group("Options", kHelpColumns);
+  add_json(group);
+  return group;
+}
+
+po::options_description doctor_options() {
+  po::options_description group("Options", kHelpColumns);
+  group.add_options()(
+      "nova-conf", text("FILE"),
+      "nova-compute's configuration, to ask Nova and Cinder (default: /etc/nova/nova.conf if it exists)");
   add_json(group);
   return group;
 }

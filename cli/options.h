@@ -44,6 +44,7 @@ struct Options {
   RequestOptions request;
   std::optional<std::uint64_t> bandwidth_bytes_per_s;
   ProgressChoice progress = ProgressChoice::automatic;
+  std::string nova_conf;  // of `doctor`; empty: where Nova has it
   std::string job;  // empty: none was named
   bool help = false;
   bool json = false;
@@ -69,6 +70,7 @@ boost::program_options::options_description request_options();
 boost::program_options::options_description status_options();
 boost::program_options::options_description set_options();
 boost::program_options::options_description json_options();
+boost::program_options::options_description doctor_options();
 
 std::string help_of(const Command& command);
 

@@ -112,6 +112,7 @@ Disk read_disk(const pugi::xml_node& node) {
   disk.file_path = text(source.attribute("file"));
   disk.image = image_of(source);
   if (is_rbd(source)) disk.access = access_of(node, source);
+  disk.serial = node.child_value("serial");
   disk.shareable = static_cast<bool>(node.child("shareable"));
   disk.read_only = static_cast<bool>(node.child("readonly"));
   disk.encrypted = source.child("encryption") || node.child("encryption");

@@ -34,6 +34,7 @@ struct Disk {
   std::string file_path;           // set when the disk's source is a file
   std::optional<ImageName> image;  // set when the disk's source is RBD
   ClusterAccess access;            // only meaningful with `image`
+  std::string serial;              // <serial>; of a disk that Nova attached the id of its volume
   bool shareable = false;
   bool read_only = false;
   bool encrypted = false;    // <encryption> on the source

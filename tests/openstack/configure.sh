@@ -283,4 +283,12 @@ write_python_path() {
     echo "__import__('pkg_resources').declare_namespace(__name__)" >"$dir/python/$namespace/__init__.py"
   done
   ln -s "$shim/nova/virt/poolshift" "$dir/python/nova/virt/poolshift"
+  ln -s "$here/die_at.py" "$dir/python/sitecustomize.py"
+  mkdir -p "$dir/bin"
+  cat >"$dir/bin/poolshift-nova-doctor" <<END
+#!/bin/sh
+export PYTHONPATH='$dir/python'
+exec /usr/bin/python3 -m nova.virt.poolshift.doctor "\$@"
+END
+  chmod 755 "$dir/bin/poolshift-nova-doctor"
 }

@@ -210,7 +210,9 @@ TEST_CASE("domain XML: where the cluster is and who may enter", "[domain_xml]") 
 }
 
 TEST_CASE("domain XML: other properties and sources", "[domain_xml]") {
-  const auto disk = disk_with("<driver discard='unmap'/><shareable/><readonly/><source file='/f'/>", "type='file'");
+  const auto disk = disk_with(
+      "<driver discard='unmap'/><shareable/><readonly/><serial>volume-1</serial><source file='/f'/>", "type='file'");
+  CHECK(disk.serial == "volume-1");
   CHECK(disk.unmaps);
   CHECK(disk.shareable);
   CHECK(disk.read_only);
