@@ -45,7 +45,7 @@ struct Options {
   std::optional<std::uint64_t> bandwidth_bytes_per_s;
   ProgressChoice progress = ProgressChoice::automatic;
   std::string nova_conf;  // of `doctor`; empty: where Nova has it
-  std::string job;  // empty: none was named
+  std::string job;        // empty: none was named
   bool help = false;
   bool json = false;
   bool dry_run = false;

@@ -22,13 +22,6 @@ choose_ports() {
 
 # --- sections that several files have --------------------------------------------------------------------------------
 
-# section NAME LINES...
-section() {
-  printf '\n[%s]\n' "$1"
-  shift
-  printf '%s\n' "$@"
-}
-
 # Who the services are to each other: one user for all, with the roles admin and service.
 as_service() {
   printf '%s\n' auth_type=password "auth_url=$(url keystone)/v3" username=service "password=$password" \

@@ -97,7 +97,8 @@ settled_as() { settled "$1" && [[ $(type_of "$1") == "$2" ]]; }
 is_in() { settled "$2" && [[ $(image_of "$2") == "volumes-$1/"* ]]; }
 is_on_another_image() { [[ $(disk_image "$domain" vdb) != "$1" ]]; }
 
-# assert_of_one_mind [VOLUME DISK [SERVER]]: Cinder, Nova, libvirt and the cluster name the same image; the data is there.
+# assert_of_one_mind [VOLUME DISK [SERVER [GUEST-CHECK-OPTIONS...]]]: Cinder, Nova, libvirt and the cluster name the same
+# image; the data is there.
 assert_of_one_mind() {
   local id=${1:-$volume} disk=${2:-vdb} name=${3:-web} image bdm attachments domain
   domain=$(server domain "$name")
@@ -110,7 +111,7 @@ assert_of_one_mind() {
   assert_equal "$attachments" attached "attachments of the volume"
   until_true 45 has_watchers "$image" 1 || fail "watchers of $image: $(watchers "$image")"
   wait_for_writes "$name" "$disk" 20
-  assert_data "$name" "$disk" "$image"
+  assert_data "$name" "$disk" "$image" "${@:4}"
 }
 
 # --- moving them -----------------------------------------------------------------------------------------------------

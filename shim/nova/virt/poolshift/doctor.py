@@ -112,21 +112,21 @@ def volume_types(client):
 def find_types(client, backends):
     rbd = [each for each in volume_types(client) if backends.are_rbd(
         each['extra_specs'].get('volume_backend_name'))]
-    found = [
-        finding(
-            'cinder_types', 'fail',
-            "a retype of an attached volume between the types '%s' and '%s', "
-            'which differ only in volume_backend_name, puts the image into '
-            'the trash under the guest' % (one['name'], other['name']),
-            "Do not retype between them; take types with one more extra spec "
-            "('openstack volume type create --property volume_backend_name="
-            "NAME --property tier:class=NAME TYPE'). Cinder refuses to change "
-            'a type in use.')
-        for one, other in itertools.combinations(rbd, 2)
-        if loses_data(one, other)]
-    return found or [finding(
-        'cinder_types', 'pass',
-        'each retype between the volume types comes to Nova')]
+    names = sorted({each['name']
+                    for pair in itertools.combinations(rbd, 2)
+                    if loses_data(*pair) for each in pair})
+    if not names:
+        return finding('cinder_types', 'pass',
+                       'each retype between the volume types comes to Nova')
+    return finding(
+        'cinder_types', 'fail',
+        'the types %s differ in nothing but volume_backend_name: a retype '
+        'from one to another puts the image of an attached volume into the '
+        'trash under its guest' % ', '.join("'%s'" % name for name in names),
+        "Do not retype attached volumes between them; take types with one "
+        "more extra spec ('openstack volume type create --property "
+        "volume_backend_name=NAME --property tier:class=NAME TYPE'). Cinder "
+        'refuses to change a type in use.')
 
 
 def find_image(client, backends, disk):
@@ -160,7 +160,7 @@ def findings(disks):
         client = cinder.cinderclient(nova_context.get_admin_context(),
                                      MICROVERSION)
         backends = Backends(client)
-        found += find_types(client, backends)
+        found.append(find_types(client, backends))
         found += filter(None, (find_image(client, backends, disk)
                                for disk in disks if disk.get('serial')))
     except Exception as reason:
