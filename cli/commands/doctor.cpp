@@ -19,14 +19,19 @@ Document finding(const char* name, const char* result, const std::string& found,
   return {{"name", name}, {"result", result}, {"found", found}, {"do", advice}};
 }
 
-// What only Nova and Cinder know is asked by a program that comes with the compute driver. Gives findings.
-Document ask_nova(const std::string& nova_conf, const Document& disks) {
+// What only Nova and Cinder know is asked by a program that comes with the compute driver. Gives findings. A node may
+// have a nova.conf and no use for that driver, so only who names the file is told that the program fails.
+Document ask_nova(const std::string& named_conf, const Document& disks) {
+  const bool is_named = !named_conf.empty();
+  const auto conf = is_named ? named_conf : kNovaConf;
+  if (!is_named && access(kNovaConf, F_OK) != 0) return Document::array();
   const auto answer =
-      output_of({kNovaDoctor, "--config-file", nova_conf}, to_line({{"schema", 1}, {"disks", disks}}), kNovaTimeoutS);
+      output_of({kNovaDoctor, "--config-file", conf}, to_line({{"schema", 1}, {"disks", disks}}), kNovaTimeoutS);
   if (!answer) {
-    return Document::array({finding(
-        "nova", "fail", fmt::format("'{}' is there, but {}", nova_conf, answer.failure().message),
-        fmt::format("'{}' comes with PoolShift's compute driver for Nova. {}", kNovaDoctor, answer.failure().advice))});
+    return Document::array(
+        {finding("nova", is_named ? "fail" : "warn",
+                 fmt::format("what Nova and Cinder know of '{}' is not known: {}", conf, answer.failure().message),
+                 fmt::format("'{}' comes with PoolShift's compute driver. {}", kNovaDoctor, answer.failure().advice))});
   }
   const auto document = Document::parse(*answer, nullptr, false);
   const auto& findings = part_at(document, "findings");
@@ -44,13 +49,9 @@ int run_doctor(const Options& options) {
   if (!host) return report_failure("poolshift doctor", host.failure(), options.json);
   auto reply = host->doctor();
   if (reply.document.is_null()) return report_failure("poolshift doctor", reply.failure, options.json);
-  const bool has_nova = !options.nova_conf.empty() || access(kNovaConf, F_OK) == 0;
-  if (has_nova) {
-    const auto& nova_conf = options.nova_conf.empty() ? kNovaConf : options.nova_conf;
-    for (const auto& each : ask_nova(nova_conf, part_at(reply.document, "disks"))) {
-      if (text_at(each, "result") == "fail") reply.result = POOLSHIFT_HELD;
-      reply.document["findings"].push_back(each);
-    }
+  for (const auto& each : ask_nova(options.nova_conf, part_at(reply.document, "disks"))) {
+    if (text_at(each, "result") == "fail") reply.result = POOLSHIFT_HELD;
+    reply.document["findings"].push_back(each);
   }
   const int fd = options.json ? kStderr : kStdout;
   write_text(fd, checks_table(part_at(reply.document, "findings"), "FINDING", columns_of(fd)));
