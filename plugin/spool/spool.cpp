@@ -125,15 +125,18 @@ Result<SpoolRequest> Spool::read_request(const std::string& path) {
   return request;
 }
 
-Result<std::vector<SpoolRequest>> Spool::requests_in(const char* folder) {
+Result<std::vector<SpoolRequest>> Spool::requests_in(const char* folder, bool* any_bad) {
   const auto names = system_.list_folder(fmt::format("{}/{}", dir_, folder));
   if (!names && names.error().code == ErrorCode::not_found) return std::vector<SpoolRequest>{};
   if (!names) return names.error();
   std::vector<SpoolRequest> requests;
   for (const auto& name : *names) {
     auto request = read_request(path(folder, name));
-    if (request) requests.push_back(std::move(*request));
-    if (!request && !is_bad_file(request.error()) && request.error().code != ErrorCode::not_found) {
+    if (request) {
+      requests.push_back(std::move(*request));
+    } else if (is_bad_file(request.error())) {
+      if (any_bad != nullptr) *any_bad = true;
+    } else if (request.error().code != ErrorCode::not_found) {
       return request.error();
     }
   }
@@ -143,7 +146,7 @@ Result<std::vector<SpoolRequest>> Spool::requests_in(const char* folder) {
   return requests;
 }
 
-Result<std::vector<SpoolRequest>> Spool::waiting() { return requests_in(kQueue); }
+Result<std::vector<SpoolRequest>> Spool::waiting(bool* any_bad) { return requests_in(kQueue, any_bad); }
 
 Result<std::vector<SpoolRequest>> Spool::running() { return requests_in(kRunning); }
 
@@ -247,8 +250,24 @@ Status Spool::finish(const Finished& finished) {
   const auto created =
       system_.create_file(path(folder, finished_name(finished.request)), text_of(to_json(finished)) + "\n");
   if (!created && created.error().code != ErrorCode::exists) return created;
-  POOLSHIFT_TRY(system_.remove_file(path_of(kRunning, finished.request)));
-  return system_.remove_file(path(kRetry, finished.request.id + kSuffix));
+  return leave_running(finished.request);
+}
+
+// In this order: as long as it is in running/, somebody will look whether all was done.
+Status Spool::leave_running(const SpoolRequest& request) {
+  POOLSHIFT_TRY(system_.remove_file(path(kRetry, request.id + kSuffix)));
+  return system_.remove_file(path_of(kRunning, request));
+}
+
+Result<bool> Spool::finish_begun(const SpoolRequest& request) {
+  for (const auto* folder : {kDone, kFailed}) {
+    const auto there = system_.file_bytes(path(folder, finished_name(request)));
+    if (!there && there.error().code != ErrorCode::not_found) return there.error();
+    if (!there) continue;
+    POOLSHIFT_TRY(leave_running(request));
+    return true;
+  }
+  return false;
 }
 
 Status Spool::remove(const std::string& id) {
