@@ -160,6 +160,22 @@ std::string doubt_about(const struct stat& file, const struct stat& folder) {
   return "";
 }
 
+Error untrusted(const std::string& path, const std::string& why) {
+  return {ErrorCode::damaged, fmt::format("'{}' is not read: {}", path, why),
+          "Look who has put it there, and move it away."};
+}
+
+Result<Fd> open_trusted(const std::string& path, struct stat& file) {
+  struct stat folder {};
+  Fd fd = open_file(path, O_RDONLY | O_NONBLOCK);
+  if (!fd && errno == ELOOP) return untrusted(path, "it is a symbolic link");
+  if (!fd && errno == ENXIO) return untrusted(path, "it is not a regular file");  // a socket
+  if (!fd || ::fstat(fd.get(), &file) != 0) return system_error("read", path, errno);
+  if (::stat(folder_of(path).c_str(), &folder) != 0) return system_error("look at the folder", path, errno);
+  if (const auto doubt = doubt_about(file, folder); !doubt.empty()) return untrusted(path, doubt);
+  return fd;
+}
+
 // Both ends are above the numbers that a child's own descriptors get.
 struct Pipe {
   Fd read{-1};
@@ -362,23 +378,29 @@ class PosixSystem final : public System {
   }
 
   Result<std::string> read_trusted_file(const std::string& path, std::uint64_t limit_bytes) override {
-    const auto untrusted = [&](const std::string& why) {
-      return Error{ErrorCode::damaged, fmt::format("'{}' is not read: {}", path, why),
-                   "Look who has put it there, and move it away."};
-    };
     struct stat file {};
-    struct stat folder {};
-    const Fd fd = open_file(path, O_RDONLY | O_NONBLOCK);
-    if (!fd && errno == ELOOP) return untrusted("it is a symbolic link");
-    if (!fd && errno == ENXIO) return untrusted("it is not a regular file");  // a socket
-    if (!fd || ::fstat(fd.get(), &file) != 0) return system_error("read", path, errno);
-    if (::stat(folder_of(path).c_str(), &folder) != 0) return system_error("look at the folder", path, errno);
-    if (const auto doubt = doubt_about(file, folder); !doubt.empty()) return untrusted(doubt);
+    const auto fd = open_trusted(path, file);
+    if (!fd) return fd.error();
     std::string content;
     bool whole = false;
-    POOLSHIFT_TRY(read_all(fd.get(), path, limit_bytes, content, whole));
+    POOLSHIFT_TRY(read_all(fd->get(), path, limit_bytes, content, whole));
     if (whole) return content;
-    return untrusted(fmt::format("it is longer than {} bytes", limit_bytes));
+    return untrusted(path, fmt::format("it is longer than {} bytes", limit_bytes));
+  }
+
+  Result<std::string> read_trusted_end(const std::string& path, std::uint64_t limit_bytes) override {
+    struct stat file {};
+    const auto fd = open_trusted(path, file);
+    if (!fd) return fd.error();
+    const auto limit = static_cast<off_t>(limit_bytes);
+    if (file.st_size > limit && ::lseek(fd->get(), file.st_size - limit, SEEK_SET) < 0) {
+      return system_error("read", path, errno);
+    }
+    std::string content;
+    bool whole = false;  // it may have grown meanwhile: what came later is not read
+    POOLSHIFT_TRY(read_all(fd->get(), path, limit_bytes, content, whole));
+    content.resize(std::min<std::uint64_t>(content.size(), limit_bytes));
+    return content;
   }
 
   Result<std::uint64_t> file_bytes(const std::string& path) override {

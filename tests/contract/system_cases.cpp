@@ -144,6 +144,16 @@ TEST_CASE("a file moves, and takes no other's name", "[system]") {
   CHECK(content_of(other + "/a") == "one");
 }
 
+TEST_CASE("the end of a file is read", "[system]") {
+  auto& system = world().system();
+  const auto path = new_folder() + "/file";
+  REQUIRE_OK(system.create_file(path, "0123456789"));
+  CHECK(*system.read_trusted_end(path, 3) == "789");
+  CHECK(*system.read_trusted_end(path, 10) == "0123456789");
+  CHECK(*system.read_trusted_end(path, 1000) == "0123456789");
+  CHECK_ERROR(system.read_trusted_end(path + "2", 3), ErrorCode::not_found);
+}
+
 TEST_CASE("a lock has one holder", "[system]") {
   auto& system = world().system();
   const auto path = new_folder() + "/lock";

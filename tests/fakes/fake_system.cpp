@@ -103,6 +103,15 @@ class FakeSystem : public System {
     return content;
   }
 
+  Result<std::string> read_trusted_end(const std::string& path, std::uint64_t limit_bytes) override {
+    return call([&]() -> Result<std::string> {
+      const auto found = world_.files.find(path);
+      if (found == world_.files.end()) return not_found(path);
+      const auto& content = found->second.content;
+      return content.size() > limit_bytes ? content.substr(content.size() - limit_bytes) : content;
+    });
+  }
+
   Result<std::uint64_t> file_bytes(const std::string& path) override {
     return call([&]() -> Result<std::uint64_t> {
       const auto found = world_.files.find(path);
