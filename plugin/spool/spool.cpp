@@ -57,6 +57,17 @@ Result<Finished> parse_finished(const std::string& text) {
   return finished;
 }
 
+// A removed request is only moved: it has no more to it than when it waited.
+Result<Finished> parse_removed(const std::string& text) {
+  auto request = parse_spool_request(text);
+  if (!request) return request.error();
+  Finished finished;
+  finished.finished_ms = request->created_ms;
+  finished.request = std::move(*request);
+  finished.outcome = "removed";
+  return finished;
+}
+
 json to_json(const Finished& finished) {
   json out = {{"schema", 1},
               {"request", to_json(finished.request)},
@@ -187,12 +198,7 @@ Result<std::vector<Finished>> Spool::finished_in(const char* folder, std::size_t
       if (text.error().code != ErrorCode::not_found) add_unreadable(*name, error_json(text.error()));
       continue;
     }
-    auto finished = name->starts_with(kRemoved) ? Result<Finished>(Error{}) : parse_finished(*text);
-    if (name->starts_with(kRemoved)) {
-      const auto request = parse_spool_request(*text);
-      finished = request ? Result<Finished>(Finished{*request, request->created_ms, "removed", 0, nullptr, nullptr})
-                         : Result<Finished>(request.error());
-    }
+    auto finished = name->starts_with(kRemoved) ? parse_removed(*text) : parse_finished(*text);
     if (!finished) {
       add_unreadable(*name, error_json(finished.error()));
       continue;
@@ -200,6 +206,20 @@ Result<std::vector<Finished>> Spool::finished_in(const char* folder, std::size_t
     all.push_back(std::move(*finished));
   }
   return all;
+}
+
+Result<std::optional<Finished>> Spool::finished(const SpoolRequest& request) {
+  const auto removed = kRemoved + request.id + kSuffix;
+  for (const auto& [folder, name] :
+       {std::pair{kDone, finished_name(request)}, {kFailed, finished_name(request)}, {kFailed, removed}}) {
+    const auto text = system_.read_trusted_file(path(folder, name), kMaxFinishedBytes);
+    if (!text && text.error().code == ErrorCode::not_found) continue;
+    if (!text) return text.error();
+    auto parsed = name == removed ? parse_removed(*text) : parse_finished(*text);
+    if (!parsed) return parsed.error();
+    return std::optional(std::move(*parsed));
+  }
+  return std::optional<Finished>();
 }
 
 Result<std::vector<Finished>> Spool::done(std::size_t limit) { return finished_in(kDone, limit, nullptr); }

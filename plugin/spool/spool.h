@@ -65,6 +65,8 @@ class Spool {
   Result<std::vector<SpoolRequest>> waiting(bool* any_bad = nullptr);
   Result<std::vector<SpoolRequest>> running();
   Result<Retry> retry_of(const std::string& id);
+  // How a request has ended; empty: it has not.
+  Result<std::optional<Finished>> finished(const SpoolRequest& request);
   // The newest first, at most `limit`. What cannot be read is an entry in `unreadable` ("file", "error").
   Result<std::vector<Finished>> done(std::size_t limit);
   Result<std::vector<Finished>> failed(std::size_t limit, nlohmann::json* unreadable);
