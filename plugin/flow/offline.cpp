@@ -17,11 +17,17 @@ namespace poolshift {
 
 namespace {
 
-Error not_as_expected(const JobRecord& record, std::string what) {
+Error not_as_expected(const JobRecord& record, std::string what,
+                      std::string advice = "Find out who else works on this domain; then start the swap again.") {
   return {ErrorCode::failed,
           fmt::format("disk '{}' of domain '{}' was to be moved while it is shut off, but {}", record.disk,
                       record.domain_name, what),
-          "The guest keeps what it has; start the swap again, it moves a running guest too."};
+          std::move(advice)};
+}
+
+Error was_started(const JobRecord& record) {
+  return not_as_expected(record, "the domain was started",
+                         "It has the source; start the swap again, a running guest is moved too.");
 }
 
 // No client has the source open, and the domain cannot go on from a state in which it had.
@@ -42,10 +48,11 @@ Status nobody_has_the_source(Swap& swap) {
 Status look_before(Swap& swap) {
   const auto facts = observe(swap);
   if (!facts) return facts.error();
-  if (facts->guest != Facts::Guest::inactive) return not_as_expected(swap.record, "the domain was started");
+  if (facts->guest == Facts::Guest::active) return was_started(swap.record);
   if (facts->disk_on != Facts::DiskOn::source) return not_as_expected(swap.record, "it names another image now");
   if (!facts->target_untouched) {
-    return not_as_expected(swap.record, fmt::format("somebody made an image {}", to_string(swap.record.target)));
+    return not_as_expected(swap.record, fmt::format("somebody made an image {}", to_string(swap.record.target)),
+                           "Find out whose it is, or choose another target.");
   }
   return nobody_has_the_source(swap);
 }
@@ -54,7 +61,7 @@ Status look_before(Swap& swap) {
 Status expect_hidden(Swap& swap) {
   const auto facts = observe(swap);
   if (!facts) return facts.error();
-  if (facts->guest == Facts::Guest::active) return not_as_expected(swap.record, "the domain was started");
+  if (facts->guest == Facts::Guest::active) return was_started(swap.record);
   if (facts->disk_on != Facts::DiskOn::hidden) return not_as_expected(swap.record, "it names another image now");
   return nobody_has_the_source(swap);
 }

@@ -28,7 +28,14 @@ Status prove_on_target(Swap& swap) {
     const auto domain = swap.ports.hypervisor.find_domain(swap.record.domain_uuid);
     if (!domain && domain.error().code != ErrorCode::not_found) return domain.error();
     if (domain && !is_active(*domain)) return {};
-    if (!domain || swap.ports.system.monotonic_ms() >= deadline_ms) break;
+    if (!domain) {
+      return Error{ErrorCode::failed,
+                   fmt::format("domain '{}' is no longer defined on this host, and no client has target {} open",
+                               swap.record.domain_name, to_string(swap.record.target)),
+                   fmt::format("Define it again, with disk '{}' on {}; then run 'poolshift recover {}'.",
+                               swap.record.disk, to_string(swap.record.target), swap.record.job_id)};
+    }
+    if (swap.ports.system.monotonic_ms() >= deadline_ms) break;
     POOLSHIFT_TRY(swap.wait_ms(kLookEveryMs));
   }
   return Error{ErrorCode::failed,

@@ -455,6 +455,31 @@ TEST_CASE("a domain that is off is started by somebody at any call: it waits or 
   }
 }
 
+// The worst that can happen to a snapshot: a guest that comes before it and goes after it.
+TEST_CASE("a domain that is off is started at any call and shut down at any later one") {
+  for (const auto& scenario : kScenarios) {
+    if (!scenario.offline || scenario.larger || scenario.trash) continue;
+    const auto calls = calls_of_a_whole_swap(scenario);
+    for (std::uint64_t number = 1; number <= calls; number += kEvery) {
+      for (std::uint64_t later = 1; later <= 12; ++later) {
+        INFO("scenario '" << scenario.name << "', started at call " << number << " of " << calls << ", shut down "
+                          << later << " calls later");
+        Stage stage(scenario);
+        stage.world.happen_at(number, [&] {
+          if (!stage.job_id.empty()) stage.world.start_qemu(*stage.domain);
+        });
+        stage.world.happen_at(number + later, [&] { stage.world.shut_down(*stage.domain); });
+        stage.swap();
+        if (is_held(stage.last->phase)) {
+          stage.check_data();
+          stage.recover();
+        }
+        check_offline_ended(stage);
+      }
+    }
+  }
+}
+
 TEST_CASE("the process dies at any call, a domain that is off is started, and recover runs") {
   for (const auto& scenario : kScenarios) {
     if (!scenario.offline) continue;
