@@ -21,7 +21,6 @@ constexpr std::size_t kMaxRuleNameBytes = 128;
 constexpr std::size_t kMostRules = 256;
 constexpr std::size_t kMostFiles = 64;
 constexpr std::uint64_t kMostAtOnce = 1000;
-constexpr std::string_view kNovaNamespace = "http://openstack.org/xmlns/libvirt/nova/";  // and a version
 
 bool matches(const std::string& pattern, const std::string& text) {
   return ::fnmatch(pattern.c_str(), text.c_str(), 0) == 0;
@@ -201,11 +200,6 @@ LoadedPolicy load_policy(System& system, const std::string& folder) {
     }
   }
   return loaded;
-}
-
-bool is_openstack(const DomainDescription& domain) {
-  return std::any_of(domain.metadata.begin(), domain.metadata.end(),
-                     [](const auto& element) { return element.namespace_uri.starts_with(kNovaNamespace); });
 }
 
 const Rule* rule_for(const Policy& policy, Event event, const DomainDescription& domain, const Disk& disk) {

@@ -73,8 +73,6 @@ struct LoadedPolicy {
 // The files *.json of the folder, in the order of their names. A folder that does not exist is an empty policy.
 LoadedPolicy load_policy(System& system, const std::string& folder);
 
-bool is_openstack(const DomainDescription& domain);
-
 // Null: none is about this disk.
 const Rule* rule_for(const Policy& policy, Event event, const DomainDescription& domain, const Disk& disk);
 

@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <pugixml.hpp>
 #include <sstream>
 
@@ -275,6 +276,12 @@ Result<DomainDescription> parse_domain_xml(std::string_view xml) {
   }
   POOLSHIFT_TRY(read_metadata(*root, description.metadata));
   return description;
+}
+
+bool is_openstack(const DomainDescription& domain) {
+  constexpr std::string_view kNovaNamespace = "http://openstack.org/xmlns/libvirt/nova/";  // and a version
+  return std::any_of(domain.metadata.begin(), domain.metadata.end(),
+                     [&](const auto& element) { return element.namespace_uri.starts_with(kNovaNamespace); });
 }
 
 std::optional<unsigned> mirror_source_index(std::string_view domain_xml, const std::string& disk) {

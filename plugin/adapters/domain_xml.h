@@ -37,6 +37,9 @@ struct DomainDescription {
 // than a machine can have.
 Result<DomainDescription> parse_domain_xml(std::string_view xml);
 
+// Nova's metadata is in it: OpenStack has records of its disks that PoolShift does not change by itself.
+bool is_openstack(const DomainDescription& domain);
+
 // The index that libvirt gave to the target of the copy on `disk` ("index" of <mirror><source>): its
 // statistics have no other name. Empty when there is no copy.
 std::optional<unsigned> mirror_source_index(std::string_view domain_xml, const std::string& disk);

@@ -49,6 +49,7 @@ struct Domain {
   std::string name;
   DomainState state = DomainState::inactive;
   bool persistent = false;
+  bool of_openstack = false;           // Nova's metadata is in its XML
   std::vector<Disk> disks;             // of the live XML when active, else of the persistent one
   std::vector<Disk> persistent_disks;  // of the persistent XML; empty for a transient domain
 

@@ -57,6 +57,17 @@ Result<Finished> parse_finished(const std::string& text) {
   return finished;
 }
 
+// A removed request is only moved: it has no more to it than when it waited.
+Result<Finished> parse_removed(const std::string& text) {
+  auto request = parse_spool_request(text);
+  if (!request) return request.error();
+  Finished finished;
+  finished.finished_ms = request->created_ms;
+  finished.request = std::move(*request);
+  finished.outcome = "removed";
+  return finished;
+}
+
 json to_json(const Finished& finished) {
   json out = {{"schema", 1},
               {"request", to_json(finished.request)},
@@ -125,15 +136,18 @@ Result<SpoolRequest> Spool::read_request(const std::string& path) {
   return request;
 }
 
-Result<std::vector<SpoolRequest>> Spool::requests_in(const char* folder) {
+Result<std::vector<SpoolRequest>> Spool::requests_in(const char* folder, bool* any_bad) {
   const auto names = system_.list_folder(fmt::format("{}/{}", dir_, folder));
   if (!names && names.error().code == ErrorCode::not_found) return std::vector<SpoolRequest>{};
   if (!names) return names.error();
   std::vector<SpoolRequest> requests;
   for (const auto& name : *names) {
     auto request = read_request(path(folder, name));
-    if (request) requests.push_back(std::move(*request));
-    if (!request && !is_bad_file(request.error()) && request.error().code != ErrorCode::not_found) {
+    if (request) {
+      requests.push_back(std::move(*request));
+    } else if (is_bad_file(request.error())) {
+      if (any_bad != nullptr) *any_bad = true;
+    } else if (request.error().code != ErrorCode::not_found) {
       return request.error();
     }
   }
@@ -143,7 +157,7 @@ Result<std::vector<SpoolRequest>> Spool::requests_in(const char* folder) {
   return requests;
 }
 
-Result<std::vector<SpoolRequest>> Spool::waiting() { return requests_in(kQueue); }
+Result<std::vector<SpoolRequest>> Spool::waiting(bool* any_bad) { return requests_in(kQueue, any_bad); }
 
 Result<std::vector<SpoolRequest>> Spool::running() { return requests_in(kRunning); }
 
@@ -184,12 +198,7 @@ Result<std::vector<Finished>> Spool::finished_in(const char* folder, std::size_t
       if (text.error().code != ErrorCode::not_found) add_unreadable(*name, error_json(text.error()));
       continue;
     }
-    auto finished = name->starts_with(kRemoved) ? Result<Finished>(Error{}) : parse_finished(*text);
-    if (name->starts_with(kRemoved)) {
-      const auto request = parse_spool_request(*text);
-      finished = request ? Result<Finished>(Finished{*request, request->created_ms, "removed", 0, nullptr, nullptr})
-                         : Result<Finished>(request.error());
-    }
+    auto finished = name->starts_with(kRemoved) ? parse_removed(*text) : parse_finished(*text);
     if (!finished) {
       add_unreadable(*name, error_json(finished.error()));
       continue;
@@ -197,6 +206,20 @@ Result<std::vector<Finished>> Spool::finished_in(const char* folder, std::size_t
     all.push_back(std::move(*finished));
   }
   return all;
+}
+
+Result<std::optional<Finished>> Spool::finished(const SpoolRequest& request) {
+  const auto removed = kRemoved + request.id + kSuffix;
+  for (const auto& [folder, name] :
+       {std::pair{kDone, finished_name(request)}, {kFailed, finished_name(request)}, {kFailed, removed}}) {
+    const auto text = system_.read_trusted_file(path(folder, name), kMaxFinishedBytes);
+    if (!text && text.error().code == ErrorCode::not_found) continue;
+    if (!text) return text.error();
+    auto parsed = name == removed ? parse_removed(*text) : parse_finished(*text);
+    if (!parsed) return parsed.error();
+    return std::optional(std::move(*parsed));
+  }
+  return std::optional<Finished>();
 }
 
 Result<std::vector<Finished>> Spool::done(std::size_t limit) { return finished_in(kDone, limit, nullptr); }
@@ -247,8 +270,24 @@ Status Spool::finish(const Finished& finished) {
   const auto created =
       system_.create_file(path(folder, finished_name(finished.request)), text_of(to_json(finished)) + "\n");
   if (!created && created.error().code != ErrorCode::exists) return created;
-  POOLSHIFT_TRY(system_.remove_file(path_of(kRunning, finished.request)));
-  return system_.remove_file(path(kRetry, finished.request.id + kSuffix));
+  return leave_running(finished.request);
+}
+
+// In this order: as long as it is in running/, somebody will look whether all was done.
+Status Spool::leave_running(const SpoolRequest& request) {
+  POOLSHIFT_TRY(system_.remove_file(path(kRetry, request.id + kSuffix)));
+  return system_.remove_file(path_of(kRunning, request));
+}
+
+Result<bool> Spool::finish_begun(const SpoolRequest& request) {
+  for (const auto* folder : {kDone, kFailed}) {
+    const auto there = system_.file_bytes(path(folder, finished_name(request)));
+    if (!there && there.error().code != ErrorCode::not_found) return there.error();
+    if (!there) continue;
+    POOLSHIFT_TRY(leave_running(request));
+    return true;
+  }
+  return false;
 }
 
 Status Spool::remove(const std::string& id) {

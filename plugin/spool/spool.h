@@ -60,10 +60,13 @@ class Spool {
   Result<std::string> submit(SpoolRequest request);
 
   // --- for whoever looks
-  // In the order in which they were asked for. A file that is no request is passed over, one that has just gone too.
-  Result<std::vector<SpoolRequest>> waiting();
+  // In the order in which they were asked for. A file that is no request is passed over (`any_bad` tells, where it is
+  // given), one that has just gone too.
+  Result<std::vector<SpoolRequest>> waiting(bool* any_bad = nullptr);
   Result<std::vector<SpoolRequest>> running();
   Result<Retry> retry_of(const std::string& id);
+  // How a request has ended; empty: it has not.
+  Result<std::optional<Finished>> finished(const SpoolRequest& request);
   // The newest first, at most `limit`. What cannot be read is an entry in `unreadable` ("file", "error").
   Result<std::vector<Finished>> done(std::size_t limit);
   Result<std::vector<Finished>> failed(std::size_t limit, nlohmann::json* unreadable);
@@ -78,8 +81,10 @@ class Spool {
   // Waits again. `exists`: by now another request for the same disk waits.
   Status put_back(const SpoolRequest& request);
   Status set_retry(const std::string& id, const Retry& retry);
-  // To done/ when the outcome is "done", else to failed/. Run again it does what is left to do.
+  // To done/ when the outcome is "done", else to failed/.
   Status finish(const Finished& finished);
+  // For a request that is in running/: whether somebody died while it was finished. Then that is done now.
+  Result<bool> finish_begun(const SpoolRequest& request);
 
   // --- for operators
   // A waiting request goes to failed/ as "removed". `not_found`: none waits by this id.
@@ -93,8 +98,9 @@ class Spool {
  private:
   std::string path(const char* folder, const std::string& name) const;
   std::string path_of(const char* folder, const SpoolRequest& request) const;
-  Result<std::vector<SpoolRequest>> requests_in(const char* folder);
+  Result<std::vector<SpoolRequest>> requests_in(const char* folder, bool* any_bad = nullptr);
   Result<SpoolRequest> read_request(const std::string& path);
+  Status leave_running(const SpoolRequest& request);
   Result<std::vector<Finished>> finished_in(const char* folder, std::size_t limit, nlohmann::json* unreadable);
 
   System& system_;

@@ -31,6 +31,7 @@ Domain shown(const FakeDomain& fake) {
   domain.name = fake.name;
   domain.state = fake.state;
   domain.persistent = fake.persistent;
+  domain.of_openstack = fake.of_openstack;
   for (const auto& disk : fake.disks) {
     Disk live = disk.shown;
     if (disk.mirror) live.mirror = Mirror{disk.mirror->options.target, disk.mirror->ready, false};

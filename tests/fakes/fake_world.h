@@ -107,6 +107,7 @@ struct FakeDomain {
   std::string name;
   DomainState state = DomainState::running;
   bool persistent = true;
+  bool of_openstack = false;
   int instance = 0;            // of QEMU; another one after each start
   std::int64_t paused_ms = 0;  // for so long it has been paused now
   std::int64_t longest_pause_ms = 0;
