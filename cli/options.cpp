@@ -299,6 +299,7 @@ Outcome<unsigned> count_of(const po::variables_map& values, const char* name, un
 
 Outcome<std::string> job_of(const Command& command, const po::variables_map& values) {
   const auto words = given(values, kJobs) ? values[kJobs].as<std::vector<std::string>>() : std::vector<std::string>();
+  if (command.job == JobArgument::words) return std::string();
   const std::size_t most = command.job == JobArgument::none ? 0 : 1;
   if (words.size() > most) {
     return usage_error(fmt::format("'{}' is one argument too many", words[most]),
@@ -341,6 +342,9 @@ Outcome<Options> options_of(const Command& command, const po::variables_map& val
   const auto job = job_of(command, values);
   if (!job) return job.failure();
   options.job = *job;
+  if (given(values, kJobs)) options.words = values[kJobs].as<std::vector<std::string>>();
+  options.policy_dir =
+      absolute(text_of(values, "policy-dir", from_environment("POOLSHIFT_POLICY_DIR", "/etc/poolshift/policy.d")));
   const auto host = host_of(values);
   if (!host) return host.failure();
   options.host = *host;
@@ -442,6 +446,14 @@ po::options_description drain_options() {
   add("source", text("keep|trash"), "what becomes of the sources' images after the swap (default: keep)");
   add("openstack", po::bool_switch(), "the disks of domains that OpenStack manages too; it will not know");
   add("dry-run", po::bool_switch(), "only say what would move and what not, change nothing");
+  add_json(group);
+  return group;
+}
+
+po::options_description policy_options() {
+  po::options_description group("Options", kHelpColumns);
+  group.add_options()("policy-dir", text("DIR"),
+                      "folder of the policy (default: $POOLSHIFT_POLICY_DIR, else /etc/poolshift/policy.d)");
   add_json(group);
   return group;
 }

@@ -60,13 +60,15 @@ struct Options {
   std::optional<std::uint64_t> bandwidth_bytes_per_s;
   ProgressChoice progress = ProgressChoice::automatic;
   std::string job;  // empty: none was named
+  std::vector<std::string> words;  // what stands beside the options
+  std::string policy_dir;
   bool help = false;
   bool json = false;
   bool dry_run = false;
   bool watch = false;
 };
 
-enum class JobArgument { none, optional, required };
+enum class JobArgument { none, optional, required, words };  // words: any, in Options::words
 
 // One of the subcommands: poolshift NAME ...
 struct Command {
@@ -87,6 +89,7 @@ boost::program_options::options_description set_options();
 boost::program_options::options_description worker_options();
 boost::program_options::options_description drain_options();
 boost::program_options::options_description queue_options();
+boost::program_options::options_description policy_options();
 boost::program_options::options_description json_options();
 
 std::string help_of(const Command& command);
