@@ -310,6 +310,22 @@ std::string conf_path_below(std::string_view domain_xml, const std::string& disk
   return "";
 }
 
+Result<std::string> renamed_images_xml(std::string_view domain_xml, const std::map<std::string, ImageName>& images) {
+  pugi::xml_document document;
+  const auto root = load_domain(domain_xml, document, pugi::parse_full | pugi::parse_ws_pcdata);
+  if (!root) return root.error();
+  for (const auto& [disk, image] : images) {
+    auto source = disk_node(*root, disk).child("source");
+    if (!is_rbd(source)) {
+      return Error{ErrorCode::not_found,
+                   fmt::format("Domain '{}' has no RBD disk '{}'", root->child("name").child_value(), disk),
+                   "See its disks with 'virsh domblklist'."};
+    }
+    set_attribute(source, "name", to_string(image).c_str());
+  }
+  return save(document);
+}
+
 std::string mirror_target_xml(const MirrorOptions& options, const std::string& source_conf_path) {
   pugi::xml_document document;
   auto disk = document.append_child("disk");

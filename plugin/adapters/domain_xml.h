@@ -52,6 +52,10 @@ std::string mirror_target_xml(const MirrorOptions& options, const std::string& s
 // The configuration file that the disk's source names, or the image below it when that is an overlay.
 std::string conf_path_below(std::string_view domain_xml, const std::string& disk);
 
+// The domain's XML in which these RBD disks have images of other names; everything else as it was. `not_found`: no such
+// disk.
+Result<std::string> renamed_images_xml(std::string_view domain_xml, const std::map<std::string, ImageName>& images);
+
 enum class CommitState { none, under_way, ready };
 
 // Of an active commit, by the live XML.

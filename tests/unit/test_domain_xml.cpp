@@ -1,5 +1,6 @@
 // The XML files are what libvirt 9.0 with QEMU 7.2 wrote during one block copy, one overlay and one active
 // commit.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <fstream>
 #include <sstream>
@@ -312,4 +313,22 @@ TEST_CASE("domain XML: metadata is read with its namespaces, at any depth", "[do
   for (int i = 0; i < 256; ++i) wide += " a" + std::to_string(i) + "=''";
   CHECK(parse_domain_xml(wide + "/></metadata></domain>").ok());
   CHECK_FALSE(parse_domain_xml(wide + " b=''/></metadata></domain>").ok());
+}
+
+TEST_CASE("domain XML: an image gets another name, and nothing else changes", "[domain_xml]") {
+  const auto before = fixture("00-before.xml");
+  const auto after = renamed_images_xml(before, {{"vda", {"volumes-ssd", "", "volume-2"}}});
+  REQUIRE(after.ok());
+  auto expected = before;
+  const std::string name = "volumes-hdd/volume-1";
+  REQUIRE(expected.find(name) != std::string::npos);
+  expected.replace(expected.find(name), name.size(), "volumes-ssd/volume-2");
+  const auto plain = [](std::string xml) {  // quotes and the space before "/>" may differ
+    std::replace(xml.begin(), xml.end(), '\'', '"');
+    for (auto at = xml.find(" />"); at != std::string::npos; at = xml.find(" />")) xml.erase(at, 1);
+    while (!xml.empty() && xml.back() == '\n') xml.pop_back();
+    return xml;
+  };
+  CHECK(plain(*after) == plain(expected));
+  CHECK(renamed_images_xml(before, {{"vdx", {"p", "", "i"}}}).error().code == ErrorCode::not_found);
 }
