@@ -121,6 +121,13 @@ Reply Host::jobs() {
   return reply_of(result, list, error);
 }
 
+Reply Host::disks() {
+  TextOut list;
+  TextOut error;
+  const int result = poolshift_disks(host_.get(), list, error);
+  return reply_of(result, list, error);
+}
+
 Reply Host::recover(const Document& options) {
   TextOut report;
   TextOut error;

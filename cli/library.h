@@ -48,6 +48,7 @@ class Host {
   Outcome<Job> start(const Document& request);
   Outcome<Job> attach(const std::string& job_id);
   Reply jobs();
+  Reply disks();
   Reply recover(const Document& options);
   Reply doctor();
   Reply rescue(const Document& request, bool dry_run);

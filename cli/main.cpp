@@ -45,6 +45,23 @@ constexpr std::array kCommands = {
         "is out of date (Cinder's driver-assisted retype does that). Restores the image, sets the copy aside, and\n"
         "swaps the guest to the name of the copy; the source goes back to the trash. Takes the options of 'swap'.",
         request_options, JobArgument::none, true, run_rescue},
+    Command{
+        "worker", "[OPTION]...", "make the swaps that wait in the spool",
+        "Makes the swaps that requests in the spool ask for, until nothing is left there. Goes on with what a worker\n"
+        "before it had begun. SIGTERM or Ctrl-C ends it; swaps that run are left to the next one.",
+        worker_options, JobArgument::none, false, run_worker},
+    Command{
+        "drain", "--from POOL --to POOL[/NAMESPACE] [OPTION]...", "move every disk of this host out of a pool",
+        "Moves the disks of this host's domains that are in one pool to another one, and ends with what is left and\n"
+        "why. Ctrl-C starts no more and finishes those that run; the same command goes on.",
+        drain_options, JobArgument::none, false, run_drain, true},
+    Command{
+        "policy", "check [FILE]... [OPTION]...", "say what is wrong with the policy",
+        "Looks at the rules by which disks move by themselves, those in place or those in FILEs, and changes nothing.",
+        policy_options, JobArgument::words, false, run_policy},
+    Command{"queue", "[OPTION]...", "show what waits, runs, was done and failed",
+            "Shows the requests in the spool, and those of late that are done or failed.", queue_options,
+            JobArgument::none, false, run_queue},
     Command{"doctor", "[OPTION]...", "look at this node: versions, state folder, open jobs",
             "Looks at this node and changes nothing.", doctor_options, JobArgument::none, false, run_doctor},
 };

@@ -249,8 +249,57 @@ Outcome<RequestOptions> request_of(const Command& command, const po::variables_m
   return request;
 }
 
+// A pool, or with `with_namespace` POOL/NAMESPACE too.
+bool is_pool(const std::string& word, bool with_namespace) {
+  const auto slash = word.find('/');
+  if (word.find('@') != std::string::npos) return false;
+  if (slash == std::string::npos) return true;
+  return with_namespace && slash > 0 && slash + 1 < word.size() && word.find('/', slash + 1) == std::string::npos;
+}
+
+Outcome<DrainOptions> drain_of(const Command& command, const po::variables_map& values) {
+  for (const char* name : {"from", "to"}) {
+    if (!given(values, name)) {
+      return usage_error(fmt::format("'--{}' is missing", name),
+                         fmt::format("Usage: poolshift {} {}", command.name, command.synopsis));
+    }
+    if (const auto word = text_of(values, name); !is_pool(word, std::string_view(name) == "to")) {
+      return usage_error(fmt::format("'--{}' is given '{}', which is no pool", name, word), "Give the name of a pool.");
+    }
+  }
+  DrainOptions drain;
+  drain.from = text_of(values, "from");
+  drain.to = text_of(values, "to");
+  if (drain.from == drain.to) {
+    return usage_error(fmt::format("'--from' and '--to' are both '{}'", drain.from), "Give two pools.");
+  }
+  drain.match = text_of(values, "match");
+  drain.openstack = flag_of(values, "openstack");
+  const auto engine = choice_of(values, "engine", {"auto", "mirror", "handover"});
+  if (!engine) return engine.failure();
+  drain.engine = *engine;
+  const auto source = choice_of(values, "source", {"keep", "trash"});
+  if (!source) return source.failure();
+  drain.source_after = *source;
+  return drain;
+}
+
+// A whole number from 1 to `most`.
+Outcome<unsigned> count_of(const po::variables_map& values, const char* name, unsigned otherwise, unsigned most) {
+  if (!given(values, name)) return otherwise;
+  const auto word = text_of(values, name);
+  unsigned number = 0;
+  if (!word.empty() && word.size() <= 4 && word.find_first_not_of("0123456789") == std::string::npos) {
+    for (const char c : word) number = number * 10 + static_cast<unsigned>(c - '0');
+  }
+  if (number >= 1 && number <= most) return number;
+  return usage_error(fmt::format("'--{}' is given '{}'", name, word),
+                     fmt::format("Give a whole number from 1 to {}.", most));
+}
+
 Outcome<std::string> job_of(const Command& command, const po::variables_map& values) {
   const auto words = given(values, kJobs) ? values[kJobs].as<std::vector<std::string>>() : std::vector<std::string>();
+  if (command.job == JobArgument::words) return std::string();
   const std::size_t most = command.job == JobArgument::none ? 0 : 1;
   if (words.size() > most) {
     return usage_error(fmt::format("'{}' is one argument too many", words[most]),
@@ -294,6 +343,9 @@ Outcome<Options> options_of(const Command& command, const po::variables_map& val
   const auto job = job_of(command, values);
   if (!job) return job.failure();
   options.job = *job;
+  if (given(values, kJobs)) options.words = values[kJobs].as<std::vector<std::string>>();
+  options.policy_dir =
+      absolute(text_of(values, "policy-dir", from_environment("POOLSHIFT_POLICY_DIR", "/etc/poolshift/policy.d")));
   const auto host = host_of(values);
   if (!host) return host.failure();
   options.host = *host;
@@ -306,6 +358,23 @@ Outcome<Options> options_of(const Command& command, const po::variables_map& val
       return usage_error("'--bandwidth': " + bandwidth.failure().message, bandwidth.failure().advice);
     }
     options.bandwidth_bytes_per_s = *bandwidth;
+  }
+  const auto parallel = count_of(values, "parallel", options.worker.parallel, 64);
+  if (!parallel) return parallel.failure();
+  options.worker.parallel = *parallel;
+  const auto attempts = count_of(values, "attempts", options.worker.attempts, 1000);
+  if (!attempts) return attempts.failure();
+  options.worker.attempts = *attempts;
+  options.once = flag_of(values, "once");
+  options.remove_request = text_of(values, "remove");
+  options.retry_request = text_of(values, "retry");
+  if (!options.remove_request.empty() && !options.retry_request.empty()) {
+    return usage_error("'--remove' and '--retry' are both given", "Give one of them.");
+  }
+  if (command.needs_pools) {
+    const auto drain = drain_of(command, values);
+    if (!drain) return drain.failure();
+    options.drain = *drain;
   }
   if (!command.needs_request) return options;
   const auto request = request_of(command, values);
@@ -351,6 +420,50 @@ po::options_description status_options() {
 po::options_description set_options() {
   po::options_description group("Options", kHelpColumns);
   group.add_options()("bandwidth", text("BYTES_PER_S[K|M|G]"), "copy at most so fast; 0 is no limit");
+  add_json(group);
+  return group;
+}
+
+po::options_description worker_options() {
+  po::options_description group("Options", kHelpColumns);
+  auto add = group.add_options();
+  add("once", po::bool_switch(), "do what can be done now, and end");
+  add("parallel", text("N"), "make at most so many swaps at once, from 1 to 64 (default: 2)");
+  add("bandwidth", text("BYTES_PER_S[K|M|G]"), "share so much out to them; 0 is no limit (default: 0)");
+  add("attempts", text("N"), "try a request at most so often, from 1 to 1000 (default: 10)");
+  return group;
+}
+
+po::options_description drain_options() {
+  po::options_description group("Options", kHelpColumns);
+  auto add = group.add_options();
+  add("from", text("POOL"), "the pool that is to be emptied");
+  add("to", text("POOL[/NAMESPACE]"), "the pool that the disks move to; images keep their names");
+  add("match", text("PATTERN"), "only disks on images whose name matches, for example 'web-*'");
+  add("parallel", text("N"), "make at most so many swaps at once, from 1 to 64 (default: 2)");
+  add("bandwidth", text("BYTES_PER_S[K|M|G]"), "share so much out to them; 0 is no limit (default: 0)");
+  add("attempts", text("N"), "try a disk at most so often, from 1 to 1000 (default: 10)");
+  add("engine", text("auto|mirror|handover"), "how to move them (default: auto)");
+  add("source", text("keep|trash"), "what becomes of the sources' images after the swap (default: keep)");
+  add("openstack", po::bool_switch(), "the disks of domains that OpenStack manages too; it will not know");
+  add("dry-run", po::bool_switch(), "only say what would move and what not, change nothing");
+  add_json(group);
+  return group;
+}
+
+po::options_description policy_options() {
+  po::options_description group("Options", kHelpColumns);
+  group.add_options()("policy-dir", text("DIR"),
+                      "folder of the policy (default: $POOLSHIFT_POLICY_DIR, else /etc/poolshift/policy.d)");
+  add_json(group);
+  return group;
+}
+
+po::options_description queue_options() {
+  po::options_description group("Options", kHelpColumns);
+  auto add = group.add_options();
+  add("remove", text("REQUEST"), "take this one out, which waits");
+  add("retry", text("REQUEST"), "ask again for this one, which failed");
   add_json(group);
   return group;
 }

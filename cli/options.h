@@ -10,6 +10,7 @@
 
 #include "document.h"
 #include "outcome.h"
+#include "spool/schedule.h"
 
 namespace poolshift::cli {
 
@@ -39,20 +40,36 @@ struct RequestOptions {
   std::optional<std::uint64_t> max_pause_ms;
 };
 
+struct DrainOptions {
+  std::string from;   // pool
+  std::string to;     // POOL[/NAMESPACE]
+  std::string match;  // pattern for images' names; empty: all
+  std::string engine;
+  std::string source_after;
+  bool openstack = false;
+};
+
 struct Options {
   HostOptions host;
   RequestOptions request;
+  DrainOptions drain;
+  WorkerLimits worker;         // its bandwidth is `bandwidth_bytes_per_s` below
+  std::string remove_request;  // empty: none
+  std::string retry_request;   // likewise
+  bool once = false;
   std::optional<std::uint64_t> bandwidth_bytes_per_s;
   ProgressChoice progress = ProgressChoice::automatic;
-  std::string nova_conf;  // of `doctor`; empty: where Nova has it
-  std::string job;        // empty: none was named
+  std::string nova_conf;           // of `doctor`; empty: where Nova has it
+  std::string job;                 // empty: none was named
+  std::vector<std::string> words;  // what stands beside the options
+  std::string policy_dir;
   bool help = false;
   bool json = false;
   bool dry_run = false;
   bool watch = false;
 };
 
-enum class JobArgument { none, optional, required };
+enum class JobArgument { none, optional, required, words };  // words: any, in Options::words
 
 // One of the subcommands: poolshift NAME ...
 struct Command {
@@ -64,11 +81,16 @@ struct Command {
   JobArgument job;
   bool needs_request;
   int (*run)(const Options&);
+  bool needs_pools = false;  // --from and --to are pools
 };
 
 boost::program_options::options_description request_options();
 boost::program_options::options_description status_options();
 boost::program_options::options_description set_options();
+boost::program_options::options_description worker_options();
+boost::program_options::options_description drain_options();
+boost::program_options::options_description queue_options();
+boost::program_options::options_description policy_options();
 boost::program_options::options_description json_options();
 boost::program_options::options_description doctor_options();
 

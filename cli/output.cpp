@@ -45,6 +45,13 @@ std::size_t columns_of(int fd) {
   return size.ws_col;
 }
 
+std::size_t rows_of(int fd) {
+  if (!isatty(fd)) return 0;
+  winsize size{};
+  if (ioctl(fd, TIOCGWINSZ, &size) != 0 || size.ws_row == 0) return 24;
+  return size.ws_row;
+}
+
 std::string sentence_of(const Failure& failure) {
   auto text = printable(failure.message);
   if (!text.empty() && text.back() != '.') text += '.';

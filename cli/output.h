@@ -24,6 +24,8 @@ void write_document(const Document& document);  // one line on stdout
 bool is_terminal(int fd);        // that understands control sequences: not TERM=dumb
 std::size_t columns_of(int fd);  // of a terminal; 0: not a terminal, lines may be of any length
 
+std::size_t rows_of(int fd);  // likewise
+
 // "poolshift swap: MESSAGE. ADVICE" on stderr, and with `json` the same as an object on stdout. Gives the
 // exit code.
 int report_failure(std::string_view command, const Failure& failure, bool json);

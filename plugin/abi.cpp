@@ -251,6 +251,17 @@ int poolshift_jobs(poolshift_host* host, char** list, char** error) {
   });
 }
 
+int poolshift_disks(poolshift_host* host, char** list, char** error) {
+  return guarded(error, [&] {
+    if (list != nullptr) *list = nullptr;
+    if (host == nullptr) return missing(error, "host");
+    const auto disks = host->host->disks();
+    if (!disks) return fail(error, disks.error());
+    give(list, *disks);
+    return POOLSHIFT_OK;
+  });
+}
+
 int poolshift_recover(poolshift_host* host, const char* options, char** report, char** error) {
   return guarded(error, [&]() -> int {
     if (report != nullptr) *report = nullptr;

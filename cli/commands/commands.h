@@ -13,5 +13,9 @@ int run_set(const Options& options);
 int run_recover(const Options& options);
 int run_doctor(const Options& options);
 int run_rescue(const Options& options);
+int run_worker(const Options& options);
+int run_drain(const Options& options);
+int run_queue(const Options& options);
+int run_policy(const Options& options);
 
 }  // namespace poolshift::cli

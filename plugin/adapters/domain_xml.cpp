@@ -2,14 +2,18 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <pugixml.hpp>
 #include <sstream>
 
 namespace poolshift {
 namespace {
 
-constexpr std::size_t kMaxXmlBytes = 4 * 1024 * 1024;  // libvirt's REMOTE_STRING_MAX before 9.1
 constexpr std::size_t kMaxDisks = 4096;
+// Together they bound the work of finding out what a prefix stands for.
+constexpr std::size_t kMaxMetadataElements = 4096;
+constexpr std::size_t kMaxMetadataDepth = 64;
+constexpr std::size_t kMaxMetadataAttributes = 256;  // of one element
 
 std::string text(const pugi::xml_attribute& attribute) { return attribute.value(); }
 
@@ -123,6 +127,64 @@ Disk read_disk(const pugi::xml_node& node) {
   return disk;
 }
 
+// pugixml knows nothing of namespaces: the declaration is looked for from the element upwards.
+std::string namespace_of(const pugi::xml_node& element, std::string_view prefix) {
+  const auto declaration = prefix.empty() ? std::string("xmlns") : "xmlns:" + std::string(prefix);
+  for (auto node = element; node; node = node.parent()) {
+    if (const auto found = node.attribute(declaration.c_str())) return text(found);
+  }
+  return "";
+}
+
+MetadataElement read_metadata_element(const pugi::xml_node& node) {
+  const std::string_view qualified = node.name();
+  const auto colon = qualified.find(':');
+  const bool has_prefix = colon != std::string_view::npos;
+  MetadataElement element;
+  element.namespace_uri = namespace_of(node, has_prefix ? qualified.substr(0, colon) : "");
+  element.name = has_prefix ? qualified.substr(colon + 1) : qualified;
+  element.text = node.child_value();
+  for (const auto& attribute : node.attributes()) {
+    const std::string_view name = attribute.name();
+    if (name != "xmlns" && !name.starts_with("xmlns:")) element.attributes.emplace(name, attribute.value());
+  }
+  return element;
+}
+
+bool has_too_many_attributes(const pugi::xml_node& node) {
+  std::size_t count = 0;
+  for (auto attribute = node.first_attribute(); attribute; attribute = attribute.next_attribute()) ++count;
+  return count > kMaxMetadataAttributes;
+}
+
+Status read_metadata(const pugi::xml_node& domain, std::vector<MetadataElement>& elements) {
+  const Error too_much{
+      ErrorCode::failed,
+      fmt::format("The domain's metadata has more than {} elements, {} of them inside each other, or {} "
+                  "attributes of one",
+                  kMaxMetadataElements, kMaxMetadataDepth, kMaxMetadataAttributes),
+      "Check what wrote this XML."};
+  const auto metadata = domain.child("metadata");
+  if (has_too_many_attributes(domain) || has_too_many_attributes(metadata)) return too_much;
+  std::size_t depth = 1;
+  for (auto node = metadata.first_child(); node;) {
+    if (node.type() == pugi::node_element) {
+      if (elements.size() == kMaxMetadataElements || depth > kMaxMetadataDepth || has_too_many_attributes(node)) {
+        return too_much;
+      }
+      elements.push_back(read_metadata_element(node));
+    }
+    if (const auto child = node.first_child()) {
+      node = child;
+      ++depth;
+      continue;
+    }
+    for (; depth > 1 && !node.next_sibling(); --depth) node = node.parent();
+    node = node.next_sibling();
+  }
+  return {};
+}
+
 void set_attribute(pugi::xml_node node, const char* name, const char* value) {
   auto attribute = node.attribute(name);
   if (!attribute) attribute = node.append_attribute(name);
@@ -182,9 +244,9 @@ bool is_reached_alike(const ClusterAccess& known, const ClusterAccess& wanted) {
 
 Result<pugi::xml_node> load_domain(std::string_view xml, pugi::xml_document& document,
                                    unsigned int options = pugi::parse_default) {
-  if (xml.size() > kMaxXmlBytes) {
-    return Error{ErrorCode::failed, fmt::format("The domain's XML is longer than {} bytes", kMaxXmlBytes),
-                 "Check what wrote this XML: libvirt itself does not accept as much."};
+  if (xml.size() > kMaxDomainXmlBytes) {
+    return Error{ErrorCode::failed, fmt::format("The domain's XML is longer than {} bytes", kMaxDomainXmlBytes),
+                 "Check what wrote this XML."};
   }
   const auto parsed = document.load_buffer(xml.data(), xml.size(), options, pugi::encoding_utf8);
   const auto root = document.child("domain");
@@ -219,7 +281,14 @@ Result<DomainDescription> parse_domain_xml(std::string_view xml) {
     }
     description.disks.push_back(read_disk(disk));
   }
+  POOLSHIFT_TRY(read_metadata(*root, description.metadata));
   return description;
+}
+
+bool is_openstack(const DomainDescription& domain) {
+  constexpr std::string_view kNovaNamespace = "http://openstack.org/xmlns/libvirt/nova/";  // and a version
+  return std::any_of(domain.metadata.begin(), domain.metadata.end(),
+                     [&](const auto& element) { return element.namespace_uri.starts_with(kNovaNamespace); });
 }
 
 std::optional<unsigned> mirror_source_index(std::string_view domain_xml, const std::string& disk) {
@@ -246,6 +315,22 @@ std::string conf_path_below(std::string_view domain_xml, const std::string& disk
     if (const auto config = node.child("source").child("config")) return text(config.attribute("file"));
   }
   return "";
+}
+
+Result<std::string> renamed_images_xml(std::string_view domain_xml, const std::map<std::string, ImageName>& images) {
+  pugi::xml_document document;
+  const auto root = load_domain(domain_xml, document, pugi::parse_full | pugi::parse_ws_pcdata);
+  if (!root) return root.error();
+  for (const auto& [disk, image] : images) {
+    auto source = disk_node(*root, disk).child("source");
+    if (!is_rbd(source)) {
+      return Error{ErrorCode::not_found,
+                   fmt::format("Domain '{}' has no RBD disk '{}'", root->child("name").child_value(), disk),
+                   "See its disks with 'virsh domblklist'."};
+    }
+    set_attribute(source, "name", to_string(image).c_str());
+  }
+  return save(document);
 }
 
 std::string mirror_target_xml(const MirrorOptions& options, const std::string& source_conf_path) {

@@ -5,6 +5,7 @@
 // bounded, and what is not understood is left out of the answer.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -15,15 +16,29 @@
 
 namespace poolshift {
 
+inline constexpr std::size_t kMaxDomainXmlBytes = 16 * 1024 * 1024;
+
+// An element below the domain's <metadata>, at whatever depth.
+struct MetadataElement {
+  std::string namespace_uri;                      // which its prefix stands for; empty: it is in no namespace
+  std::string name;                               // without the prefix
+  std::map<std::string, std::string> attributes;  // without declarations of namespaces
+  std::string text;                               // directly in it
+};
+
 struct DomainDescription {
   std::string uuid;
   std::string name;
-  std::vector<Disk> disks;  // in the order of the XML; CD-ROMs and floppies too
+  std::vector<Disk> disks;                // in the order of the XML; CD-ROMs and floppies too
+  std::vector<MetadataElement> metadata;  // in the order of the XML
 };
 
-// `failed` when it is not the XML of a domain, is longer than libvirt's own limit for a string on the wire (4
-// MiB), or has more disks than a machine can have.
+// `failed` when it is not the XML of a domain, is longer than kMaxDomainXmlBytes, or has more disks or more metadata
+// than a machine can have.
 Result<DomainDescription> parse_domain_xml(std::string_view xml);
+
+// Nova's metadata is in it: OpenStack has records of its disks that PoolShift does not change by itself.
+bool is_openstack(const DomainDescription& domain);
 
 // The index that libvirt gave to the target of the copy on `disk` ("index" of <mirror><source>): its
 // statistics have no other name. Empty when there is no copy.
@@ -36,6 +51,10 @@ std::string mirror_target_xml(const MirrorOptions& options, const std::string& s
 
 // The configuration file that the disk's source names, or the image below it when that is an overlay.
 std::string conf_path_below(std::string_view domain_xml, const std::string& disk);
+
+// The domain's XML in which these RBD disks have images of other names; everything else as it was. `not_found`: no such
+// disk.
+Result<std::string> renamed_images_xml(std::string_view domain_xml, const std::map<std::string, ImageName>& images);
 
 enum class CommitState { none, under_way, ready };
 

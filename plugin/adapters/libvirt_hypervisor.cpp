@@ -290,6 +290,7 @@ Result<Domain> LibvirtHypervisor::describe(virDomain* domain, bool with_jobs) {
   if (!parsed) return parsed.error();
   description.uuid = std::move(parsed->uuid);
   description.name = std::move(parsed->name);
+  description.of_openstack = is_openstack(*parsed);
   description.disks = std::move(parsed->disks);
   // After the live XML: when libvirt ends a pivot between the two, the live one still shows the copy, which
   // sends the caller back to look again. The other way round it would look like a pivot that did not change

@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <grp.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/random.h>
@@ -32,6 +34,8 @@ namespace {
 constexpr mode_t kFileMode = 0640;
 constexpr mode_t kFolderMode = 0750;
 constexpr mode_t kPassableFolderMode = 0711;
+constexpr mode_t kSharedFolderMode = 02770;
+constexpr const char* kSharedGroup = "poolshift";
 constexpr mode_t kOverlayMode = 0600;
 constexpr int kGuardianReadyMs = 5'000;
 constexpr int kGuardianEndMs = 100;
@@ -115,6 +119,70 @@ Status write_all(int fd, const std::string& path, std::string_view content) {
     content.remove_prefix(static_cast<std::size_t>(written));
   }
   return {};
+}
+
+// From the file alone: the name service may ask the network, and the qemu hook comes by here.
+std::optional<gid_t> shared_group() {
+  const std::unique_ptr<FILE, int (*)(FILE*)> file(::fopen("/etc/group", "re"), ::fclose);
+  if (!file) return std::nullopt;
+  std::array<char, 64 * 1024> buffer;
+  struct group entry {};
+  struct group* found = nullptr;
+  while (::fgetgrent_r(file.get(), &entry, buffer.data(), buffer.size(), &found) == 0) {
+    if (std::string_view(entry.gr_name) == kSharedGroup) return entry.gr_gid;
+  }
+  return std::nullopt;
+}
+
+// What is left of `limit_bytes` is not read: `whole` says whether that was all.
+Status read_all(int fd, const std::string& path, std::uint64_t limit_bytes, std::string& content, bool& whole) {
+  std::array<char, 64 * 1024> buffer;
+  for (;;) {
+    const ssize_t length = ::read(fd, buffer.data(), buffer.size());
+    if (length < 0 && errno == EINTR) continue;
+    if (length < 0) return system_error("read", path, errno);
+    content.append(buffer.data(), static_cast<std::size_t>(length));
+    whole = content.size() <= limit_bytes;
+    if (length == 0 || !whole) return {};
+  }
+}
+
+// Who else than root and this user may have put a file there.
+enum class Trust {
+  none,
+  folder_owner,  // whoever the folder belongs to
+};
+
+// Why this file, in this folder, is not one to believe; empty: it is.
+std::string doubt_about(const struct stat& file, const struct stat& folder, Trust trust) {
+  const auto is_ours = [&](const struct stat& status) {
+    return status.st_uid == 0 || status.st_uid == ::geteuid() ||
+           (trust == Trust::folder_owner && status.st_uid == folder.st_uid);
+  };
+  if (!is_ours(folder)) return fmt::format("its folder belongs to user {}", folder.st_uid);
+  if ((folder.st_mode & S_IWOTH) != 0) return "every user may write to its folder";
+  if (!S_ISREG(file.st_mode)) return "it is not a regular file";
+  if (file.st_nlink > 2) return "it has other names";  // two while it is being put there
+  if ((file.st_mode & S_IWOTH) != 0) return "every user may write to it";
+  const bool of_the_group = (folder.st_mode & S_IWGRP) != 0 && file.st_gid == folder.st_gid;
+  if (!is_ours(file) && !of_the_group) return fmt::format("it belongs to user {}", file.st_uid);
+  return "";
+}
+
+Error untrusted(const std::string& path, const std::string& why) {
+  return {ErrorCode::damaged, fmt::format("'{}' is not read: {}", path, why),
+          "Look who has put it there, and move it away."};
+}
+
+Result<Fd> open_trusted(const std::string& path, Trust trust, struct stat& file) {
+  struct stat folder {};
+  Fd fd = open_file(path, O_RDONLY | O_NONBLOCK);
+  if (!fd && errno == ELOOP) return untrusted(path, "it is a symbolic link");
+  if (!fd && errno == ENXIO) return untrusted(path, "it is not a regular file");  // a socket
+  if (!fd || ::fstat(fd.get(), &file) != 0) return system_error("read", path, errno);
+  if (::stat(folder_of(path).c_str(), &folder) != 0) return system_error("look at the folder", path, errno);
+  if (const auto doubt = doubt_about(file, folder, trust); !doubt.empty()) return untrusted(path, doubt);
+  return fd;
 }
 
 // Both ends are above the numbers that a child's own descriptors get.
@@ -276,6 +344,16 @@ class PosixSystem final : public System {
     }
   }
 
+  Status make_shared_folder(const std::string& path) override {
+    struct stat status {};
+    if (::lstat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) return {};  // as its owner wants it
+    POOLSHIFT_TRY(make_folders(path, kFolderMode));
+    // Without the right to give it away the folder keeps the group that it has.
+    if (const auto group = shared_group()) (void)!::lchown(path.c_str(), static_cast<uid_t>(-1), *group);
+    if (::chmod(path.c_str(), kSharedFolderMode) != 0) return system_error("set the mode of", path, errno);
+    return {};
+  }
+
   Result<std::vector<std::string>> list_folder(const std::string& path) override {
     DIR* folder = ::opendir(path.c_str());
     if (folder == nullptr) return system_error("list the folder", path, errno);
@@ -301,18 +379,37 @@ class PosixSystem final : public System {
       return Error{ErrorCode::failed, fmt::format("'{}' is not a regular file", path), "Move it away."};
     }
     std::string content;
-    std::array<char, 64 * 1024> buffer;
-    for (;;) {
-      const ssize_t length = ::read(fd.get(), buffer.data(), buffer.size());
-      if (length < 0 && errno == EINTR) continue;
-      if (length < 0) return system_error("read", path, errno);
-      if (length == 0) return content;
-      content.append(buffer.data(), static_cast<std::size_t>(length));
-      if (content.size() > limit_bytes) {
-        return Error{ErrorCode::failed, fmt::format("'{}' is longer than {} bytes", path, limit_bytes),
-                     "This is not a file that PoolShift wrote: move it away."};
-      }
+    bool whole = false;
+    POOLSHIFT_TRY(read_all(fd.get(), path, limit_bytes, content, whole));
+    if (whole) return content;
+    return Error{ErrorCode::failed, fmt::format("'{}' is longer than {} bytes", path, limit_bytes),
+                 "This is not a file that PoolShift wrote: move it away."};
+  }
+
+  Result<std::string> read_trusted_file(const std::string& path, std::uint64_t limit_bytes) override {
+    struct stat file {};
+    const auto fd = open_trusted(path, Trust::none, file);
+    if (!fd) return fd.error();
+    std::string content;
+    bool whole = false;
+    POOLSHIFT_TRY(read_all(fd->get(), path, limit_bytes, content, whole));
+    if (whole) return content;
+    return untrusted(path, fmt::format("it is longer than {} bytes", limit_bytes));
+  }
+
+  Result<std::string> read_end_of_file(const std::string& path, std::uint64_t limit_bytes) override {
+    struct stat file {};
+    const auto fd = open_trusted(path, Trust::folder_owner, file);
+    if (!fd) return fd.error();
+    const auto limit = static_cast<off_t>(limit_bytes);
+    if (file.st_size > limit && ::lseek(fd->get(), file.st_size - limit, SEEK_SET) < 0) {
+      return system_error("read", path, errno);
     }
+    std::string content;
+    bool whole = false;  // it may have grown meanwhile: what came later is not read
+    POOLSHIFT_TRY(read_all(fd->get(), path, limit_bytes, content, whole));
+    content.resize(std::min<std::uint64_t>(content.size(), limit_bytes));
+    return content;
   }
 
   Result<std::uint64_t> file_bytes(const std::string& path) override {
@@ -360,6 +457,15 @@ class PosixSystem final : public System {
       return system_error("replace", path, error_number);
     }
     return {};
+  }
+
+  Status move_file(const std::string& from, const std::string& to) override {
+    // Unlike rename(), this never replaces a file.
+    if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) != 0) {
+      return system_error("move", from, errno);
+    }
+    POOLSHIFT_TRY(sync_folder(folder_of(to)));
+    return sync_folder(folder_of(from));
   }
 
   Status remove_file(const std::string& path) override {

@@ -177,6 +177,16 @@ json JsonReader::object(const std::string& key) {
   return *value;
 }
 
+json JsonReader::array(const std::string& key, std::size_t limit_count) {
+  const json* value = find(key);
+  if (value == nullptr) return json::array();
+  if (!value->is_array() || value->size() > limit_count) {
+    fail(key, "is not a list of acceptable length", fmt::format("Give a list of at most {} entries.", limit_count));
+    return json::array();
+  }
+  return *value;
+}
+
 Status JsonReader::finish() {
   if (!status_) return status_;
   for (const auto& [key, value] : object_.items()) {

@@ -26,6 +26,7 @@ class JsonReader {
   std::string one_of(const std::string& key, const std::vector<std::string>& choices, const std::string& fallback);
   std::vector<std::string> texts(const std::string& key, std::size_t limit_count, std::size_t limit_bytes);
   nlohmann::json object(const std::string& key);
+  nlohmann::json array(const std::string& key, std::size_t limit_count);
   // An object of short strings: keys of a-z, 0-9 and _, at most 32 characters.
   std::map<std::string, std::string> labels(const std::string& key, std::size_t limit_count, std::size_t limit_bytes);
 

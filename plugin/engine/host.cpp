@@ -235,6 +235,26 @@ Result<json> Host::jobs() {
   return json{{"schema", 1}, {"jobs", std::move(list)}};
 }
 
+Result<json> Host::disks() {
+  const auto domains = ports_.hypervisor->list_domains();
+  if (!domains) return domains.error();
+  json list = json::array();
+  for (const auto& domain : *domains) {
+    for (const auto& disk : domain.disks) {
+      if (!disk.image) continue;
+      list.push_back(
+          {{"domain", domain.name},
+           {"domain_uuid", domain.uuid},
+           {"active", is_active(domain)},
+           {"openstack", domain.of_openstack},
+           {"disk", disk.target},
+           {"source",
+            {{"pool", disk.image->pool}, {"namespace", disk.image->rbd_namespace}, {"image", disk.image->image}}}});
+    }
+  }
+  return json{{"schema", 1}, {"disks", std::move(list)}};
+}
+
 Result<Host::Answer> Host::recover_one(const std::string& job_id) {
   auto opened = store_.open_job(job_id);
   if (!opened) return opened.error();

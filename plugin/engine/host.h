@@ -93,6 +93,8 @@ class Host {
   Status cancel(const std::string& job_id, LocalJob* local);
   Status set_bandwidth(const std::string& job_id, std::uint64_t bytes_per_s, LocalJob* local);
   Result<nlohmann::json> jobs();
+  // The RBD disks of every domain of the host.
+  Result<nlohmann::json> disks();
   // Every open job that nobody runs, or the one named.
   Result<Answer> recover(const std::string& job_id);
   Answer doctor();

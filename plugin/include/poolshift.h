@@ -139,6 +139,14 @@ POOLSHIFT_API void poolshift_job_release(poolshift_job* job);
  * operations only. Since 1.0. */
 POOLSHIFT_API int poolshift_jobs(poolshift_host* host, char** list, char** error);
 
+/* The RBD disks of every domain of this host, active or not, as their XML says:
+ *   {"schema":1,"disks":[{"domain":"NAME","domain_uuid":"..","active":true|false,"openstack":true|false,"disk":"vda",
+ *    "source":{"pool":"..","namespace":"","image":".."}}, ...]}
+ * "openstack": Nova's metadata is in the XML; Nova and Cinder would not know of a swap that they did not ask for.
+ * Changes nothing. Blocks while libvirtd is asked. Any thread. Errors: HELD (libvirtd did not answer or denies it).
+ * Since 1.0. */
+POOLSHIFT_API int poolshift_disks(poolshift_host* host, char** list, char** error);
+
 /* Takes up every open job that nobody runs and carries it on, undoes it or holds it, by what the journal, libvirt and
  * the cluster show. `options`: NULL or {"schema":1,"job":"ID"} for one job. `report`: {"schema":1,"jobs":[report, ..]}
  * with the jobs that it took up. Blocks until each of them has ended. Errors: USAGE, REFUSED (no such job), HELD (at

@@ -14,6 +14,7 @@ using nlohmann::json;
 namespace {
 
 constexpr std::uint64_t kMaxSideFileBytes = 64 * 1024;
+constexpr std::uint64_t kMostRecordsBytes = 16 * 1024;  // what nearly all records are shorter than
 constexpr std::int64_t kLockPatienceMs = 10'000;
 constexpr std::int64_t kLockRetryMs = 20;
 constexpr const char* kJournal = ".journal";
@@ -88,6 +89,38 @@ Result<JobRecord> JobStore::read_record(const std::string& job_id, std::uint64_t
   }
   if (intact_bytes != nullptr) *intact_bytes = replay->intact_bytes;
   return record;
+}
+
+// The last line that is whole, with its line break; empty when `end` does not have all of one.
+static std::string_view last_line(std::string_view end, bool begins_with_a_line) {
+  const auto stop = end.rfind('\n');
+  if (stop == std::string_view::npos) return {};
+  const auto before = stop == 0 ? std::string_view::npos : end.rfind('\n', stop - 1);
+  if (before == std::string_view::npos) return begins_with_a_line ? end.substr(0, stop + 1) : std::string_view();
+  return end.substr(before + 1, stop - before);
+}
+
+Result<std::optional<JobRecord>> JobStore::newest_record_with(const std::string& job_id,
+                                                              const std::vector<std::string>& words) {
+  std::string end;
+  std::string_view line;
+  for (std::uint64_t limit_bytes = kMostRecordsBytes; line.empty(); limit_bytes *= 8) {
+    auto read = system_.read_end_of_file(path_of(job_id, kJournal), limit_bytes);
+    if (!read) return read.error();
+    end = std::move(*read);
+    const bool all = end.size() < limit_bytes;
+    line = last_line(end, all);
+    if (all || limit_bytes >= kMaxJournalBytes) break;
+  }
+  const auto has = [&](const std::string& word) { return line.find(word) != std::string_view::npos; };
+  if (!line.empty() && std::none_of(words.begin(), words.end(), has)) return std::optional<JobRecord>();
+  const auto replay = replay_journal(line);
+  auto record =
+      replay ? record_from_json(json::parse(replay->last_record, nullptr, false)) : Result<JobRecord>(replay.error());
+  if (record) return std::optional<JobRecord>(std::move(*record));
+  auto error = record.error();
+  error.message = fmt::format("job '{}', its newest record: {}", job_id, error.message);
+  return error;
 }
 
 Result<std::vector<std::string>> JobStore::job_ids() {

@@ -67,6 +67,9 @@ class JobStore {
   Result<Seen> look_at(const std::string& job_id);
   // Oldest first.
   Result<std::vector<std::string>> job_ids();
+  // For the qemu hook, which must not wait, writes nothing and passes by many ended jobs: the newest whole record, read
+  // from the end of the journal. Nothing when that record has none of `words` in its text.
+  Result<std::optional<JobRecord>> newest_record_with(const std::string& job_id, const std::vector<std::string>& words);
 
   // Ok, or `busy`: which open job stands in the way of a swap of this disk between these images.
   Status check_free(const std::string& domain_uuid, const std::string& disk, const ImageName& source,

@@ -52,6 +52,7 @@ struct Domain {
   DomainState state = DomainState::inactive;
   bool persistent = false;
   bool has_saved_state = false;        // of an inactive one: its next start goes on from there, with the disks of then
+  bool of_openstack = false;           // Nova's metadata is in its XML
   std::vector<Disk> disks;             // of the live XML when active, else of the persistent one
   std::vector<Disk> persistent_disks;  // of the persistent XML; empty for a transient domain
 

@@ -46,9 +46,19 @@ class System {
   // The same, and other users may pass through it to files whose names they know. `denied` when they cannot pass
   // through one of its parents.
   virtual Status make_passable_folder(const std::string& path) = 0;
+  // The same, for root and one group, so that programs in the group may put files there: setgid, 2770. The group is
+  // "poolshift" when /etc/group has it and we may set it, else that of the parent or our own.
+  virtual Status make_shared_folder(const std::string& path) = 0;
   virtual Result<std::vector<std::string>> list_folder(const std::string& path) = 0;  // names, sorted
   // At most `limit_bytes`; a longer file is `failed`.
   virtual Result<std::string> read_file(const std::string& path, std::uint64_t limit_bytes) = 0;
+  // The same, of a file that others may have put there. `damaged` when it is not a regular file of at most so many
+  // bytes (a link is not followed), or when somebody else than root, this user or, where the folder is one for its
+  // group, the folder's group can have written it.
+  virtual Result<std::string> read_trusted_file(const std::string& path, std::uint64_t limit_bytes) = 0;
+  // The last `limit_bytes` of a file, or all of one that is shorter. `damaged` as above, but for the folder's owner, who
+  // may be anybody: a state folder belongs to the user who runs the swaps.
+  virtual Result<std::string> read_end_of_file(const std::string& path, std::uint64_t limit_bytes) = 0;
   virtual Result<std::uint64_t> file_bytes(const std::string& path) = 0;
   // Durable and all or nothing: temporary file, fsync, link, fsync of the folder. `exists` when the name is taken.
   virtual Status create_file(const std::string& path, const std::string& content) = 0;
@@ -58,6 +68,8 @@ class System {
   virtual Status truncate_file(const std::string& path, std::uint64_t size_bytes) = 0;
   // All or nothing (rename), not durable: for what may be lost in a crash of the host.
   virtual Status replace_file(const std::string& path, const std::string& content) = 0;
+  // Durable and all or nothing. `exists` when the name `to` is taken. Both folders must be on one file system.
+  virtual Status move_file(const std::string& from, const std::string& to) = 0;
   // Ok when it is not there.
   virtual Status remove_file(const std::string& path) = 0;
   // Creates the file when needed. `busy` when another holder has it.

@@ -198,6 +198,7 @@ static void test_null_handles(void) {
   EXPECT_RESULT(POOLSHIFT_USAGE, ps.job_leave(NULL, &error));
   EXPECT_RESULT(POOLSHIFT_USAGE, ps.jobs(NULL, &text, &error));
   EXPECT_RESULT(POOLSHIFT_USAGE, ps.recover(NULL, NULL, &text, &error));
+  EXPECT_RESULT(POOLSHIFT_USAGE, ps.disks(NULL, &text, &error));
   EXPECT_RESULT(POOLSHIFT_USAGE, ps.doctor(NULL, &text, &error));
   EXPECT_RESULT(POOLSHIFT_USAGE, ps.rescue(NULL, REQUEST_HEAD "}", 1, &text, &error));
   EXPECT(ps.job_fd(NULL) == -1, "a NULL job has a descriptor");

@@ -26,6 +26,7 @@ struct library {
   int (*job_leave)(poolshift_job*, char**);
   void (*job_release)(poolshift_job*);
   int (*jobs)(poolshift_host*, char**, char**);
+  int (*disks)(poolshift_host*, char**, char**);
   int (*recover)(poolshift_host*, const char*, char**, char**);
   int (*doctor)(poolshift_host*, char**, char**);
   int (*rescue)(poolshift_host*, const char*, int, char**, char**);
@@ -72,6 +73,7 @@ static struct library load_library(const char* path) {
   RESOLVE(library, job_leave, poolshift_job_leave);
   RESOLVE(library, job_release, poolshift_job_release);
   RESOLVE(library, jobs, poolshift_jobs);
+  RESOLVE(library, disks, poolshift_disks);
   RESOLVE(library, recover, poolshift_recover);
   RESOLVE(library, doctor, poolshift_doctor);
   RESOLVE(library, rescue, poolshift_rescue);

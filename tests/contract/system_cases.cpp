@@ -120,6 +120,40 @@ TEST_CASE("reading is limited", "[system]") {
   CHECK_ERROR(system.read_file(path, 999), ErrorCode::failed);
 }
 
+TEST_CASE("a file that others may have put there is read within its limit", "[system]") {
+  auto& system = world().system();
+  const auto path = new_folder() + "/file";
+  CHECK_ERROR(system.read_trusted_file(path, 10), ErrorCode::not_found);
+  REQUIRE_OK(system.create_file(path, "0123456789"));
+  CHECK(*system.read_trusted_file(path, 10) == "0123456789");
+  CHECK_ERROR(system.read_trusted_file(path, 9), ErrorCode::damaged);
+}
+
+TEST_CASE("a file moves, and takes no other's name", "[system]") {
+  auto& system = world().system();
+  const auto folder = new_folder();
+  const auto other = new_folder();
+  CHECK_ERROR(system.move_file(folder + "/a", other + "/a"), ErrorCode::not_found);
+  REQUIRE_OK(system.create_file(folder + "/a", "one"));
+  REQUIRE_OK(system.create_file(folder + "/b", "two"));
+  REQUIRE_OK(system.move_file(folder + "/a", other + "/a"));
+  CHECK(content_of(other + "/a") == "one");
+  CHECK_ERROR(system.read_file(folder + "/a", 10), ErrorCode::not_found);
+  CHECK_ERROR(system.move_file(folder + "/b", other + "/a"), ErrorCode::exists);
+  CHECK(content_of(folder + "/b") == "two");
+  CHECK(content_of(other + "/a") == "one");
+}
+
+TEST_CASE("the end of a file is read", "[system]") {
+  auto& system = world().system();
+  const auto path = new_folder() + "/file";
+  REQUIRE_OK(system.create_file(path, "0123456789"));
+  CHECK(*system.read_end_of_file(path, 3) == "789");
+  CHECK(*system.read_end_of_file(path, 10) == "0123456789");
+  CHECK(*system.read_end_of_file(path, 1000) == "0123456789");
+  CHECK_ERROR(system.read_end_of_file(path + "2", 3), ErrorCode::not_found);
+}
+
 TEST_CASE("a lock has one holder", "[system]") {
   auto& system = world().system();
   const auto path = new_folder() + "/lock";

@@ -32,6 +32,7 @@ Domain shown(const FakeDomain& fake) {
   domain.state = fake.state;
   domain.persistent = fake.persistent;
   domain.has_saved_state = fake.has_saved_state && fake.state == DomainState::inactive;
+  domain.of_openstack = fake.of_openstack;
   for (const auto& disk : fake.disks) {
     Disk live = disk.shown;
     if (disk.mirror) live.mirror = Mirror{disk.mirror->options.target, disk.mirror->ready, false};

@@ -74,6 +74,7 @@ class FakeSystem : public System {
 
   Status make_folder(const std::string&) override { return {}; }
   Status make_passable_folder(const std::string&) override { return {}; }
+  Status make_shared_folder(const std::string&) override { return {}; }
 
   Result<std::vector<std::string>> list_folder(const std::string& path) override {
     return call([&]() -> Result<std::vector<std::string>> {
@@ -92,6 +93,22 @@ class FakeSystem : public System {
       if (found == world_.files.end()) return not_found(path);
       if (found->second.content.size() > limit_bytes) return Error{ErrorCode::failed, "the file is too long", ""};
       return found->second.content;
+    });
+  }
+
+  // Nobody else writes here.
+  Result<std::string> read_trusted_file(const std::string& path, std::uint64_t limit_bytes) override {
+    auto content = read_file(path, limit_bytes);
+    if (!content && content.error().code == ErrorCode::failed) return Error{ErrorCode::damaged, "too long", ""};
+    return content;
+  }
+
+  Result<std::string> read_end_of_file(const std::string& path, std::uint64_t limit_bytes) override {
+    return call([&]() -> Result<std::string> {
+      const auto found = world_.files.find(path);
+      if (found == world_.files.end()) return not_found(path);
+      const auto& content = found->second.content;
+      return content.size() > limit_bytes ? content.substr(content.size() - limit_bytes) : content;
     });
   }
 
@@ -138,6 +155,17 @@ class FakeSystem : public System {
   Status replace_file(const std::string& path, const std::string& content) override {
     return call([&]() -> Status {
       world_.files[path].content = content;
+      return {};
+    });
+  }
+
+  Status move_file(const std::string& from, const std::string& to) override {
+    return call([&]() -> Status {
+      if (!world_.files.contains(from)) return not_found(from);
+      if (world_.files.contains(to)) return Error{ErrorCode::exists, to + " exists", ""};
+      auto node = world_.files.extract(from);
+      node.key() = to;
+      world_.files.insert(std::move(node));
       return {};
     });
   }

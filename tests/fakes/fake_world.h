@@ -108,6 +108,7 @@ struct FakeDomain {
   DomainState state = DomainState::running;
   bool persistent = true;
   bool has_saved_state = false;
+  bool of_openstack = false;
   int instance = 0;            // of QEMU; another one after each start
   std::int64_t paused_ms = 0;  // for so long it has been paused now
   std::int64_t longest_pause_ms = 0;

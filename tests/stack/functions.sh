@@ -6,7 +6,8 @@
 #
 #   DIR/env        what tests source
 #   DIR/ceph/      one folder per daemon, ceph.conf, keyring, logs, run/
-#   DIR/lv/        what libvirtd sees as /etc/libvirt (etc), /run/libvirt (run), /var/{lib,log,cache}/libvirt
+#   DIR/lv/        what libvirtd sees as /etc/libvirt (etc), /run/libvirt (run), /var/{lib,log,cache}/libvirt,
+#                  /etc/poolshift (poolshift-etc) and /var/lib/poolshift (poolshift-lib)
 #   DIR/boot/      kernel, initramfs and helpers of the guests
 #   DIR/guests/N/  domain.xml, serial.log, serial.log.times
 

@@ -1,5 +1,6 @@
 // The XML files are what libvirt 9.0 with QEMU 7.2 wrote during one block copy, one overlay and one active
 // commit.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <fstream>
 #include <sstream>
@@ -263,7 +264,7 @@ TEST_CASE("domain XML: what is no domain, or too much of one", "[domain_xml]") {
   CHECK(refused("<domain>"));
   CHECK(refused("<domain><devices><disk></devices></domain>"));
   CHECK(refused(std::string("<domain>\0</domain>", 18)));
-  CHECK(refused("<domain>" + std::string(5'000'000, ' ') + "</domain>"));
+  CHECK(refused("<domain>" + std::string(kMaxDomainXmlBytes, ' ') + "</domain>"));
   std::string many = "<domain><devices>";
   for (int i = 0; i < 5000; ++i) many += "<disk/>";
   CHECK(refused(many + "</devices></domain>"));
@@ -309,4 +310,52 @@ TEST_CASE("domain XML: the target of a copy", "[domain_xml]") {
 
   options.access = {};
   CHECK(mirror_target_xml(options, "").find("<auth") == std::string::npos);
+}
+
+TEST_CASE("domain XML: metadata is read with its namespaces, at any depth", "[domain_xml]") {
+  const auto parsed = parse_domain_xml(
+      "<domain xmlns:out='urn:out'><metadata><a:one xmlns:a='urn:a' x='1' a:y='2'>text<!-- c --><two xmlns='urn:b'>"
+      "<three/></two><a:four/></a:one><out:five/><six/><none:seven/></metadata><devices/></domain>");
+  REQUIRE(parsed.ok());
+  std::string seen;
+  for (const auto& element : parsed->metadata) seen += element.namespace_uri + "|" + element.name + " ";
+  CHECK(seen == "urn:a|one urn:b|two urn:b|three urn:a|four urn:out|five |six |seven ");
+  CHECK(parsed->metadata[0].text == "text");
+  CHECK(parsed->metadata[0].attributes == std::map<std::string, std::string>{{"x", "1"}, {"a:y", "2"}});
+  CHECK(parse_domain_xml("<domain/>")->metadata.empty());
+
+  std::string many = "<domain><metadata>";
+  for (int i = 0; i < 4096; ++i) many += "<a/>";
+  CHECK(parse_domain_xml(many + "</metadata></domain>").ok());
+  CHECK_FALSE(parse_domain_xml(many + "<a/></metadata></domain>").ok());
+  const auto deep = [](int depth) {
+    std::string xml;
+    for (int i = 0; i < depth; ++i) xml += "<a>";
+    for (int i = 0; i < depth; ++i) xml += "</a>";
+    return parse_domain_xml("<domain><metadata><b/>" + xml + "</metadata></domain>");
+  };
+  CHECK(deep(64)->metadata.size() == 65);
+  CHECK_FALSE(deep(65).ok());
+  std::string wide = "<domain><metadata><a";
+  for (int i = 0; i < 256; ++i) wide += " a" + std::to_string(i) + "=''";
+  CHECK(parse_domain_xml(wide + "/></metadata></domain>").ok());
+  CHECK_FALSE(parse_domain_xml(wide + " b=''/></metadata></domain>").ok());
+}
+
+TEST_CASE("domain XML: an image gets another name, and nothing else changes", "[domain_xml]") {
+  const auto before = fixture("00-before.xml");
+  const auto after = renamed_images_xml(before, {{"vda", {"volumes-ssd", "", "volume-2"}}});
+  REQUIRE(after.ok());
+  auto expected = before;
+  const std::string name = "volumes-hdd/volume-1";
+  REQUIRE(expected.find(name) != std::string::npos);
+  expected.replace(expected.find(name), name.size(), "volumes-ssd/volume-2");
+  const auto plain = [](std::string xml) {  // quotes and the space before "/>" may differ
+    std::replace(xml.begin(), xml.end(), '\'', '"');
+    for (auto at = xml.find(" />"); at != std::string::npos; at = xml.find(" />")) xml.erase(at, 1);
+    while (!xml.empty() && xml.back() == '\n') xml.pop_back();
+    return xml;
+  };
+  CHECK(plain(*after) == plain(expected));
+  CHECK(renamed_images_xml(before, {{"vdx", {"p", "", "i"}}}).error().code == ErrorCode::not_found);
 }
