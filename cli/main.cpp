@@ -55,6 +55,10 @@ constexpr std::array kCommands = {
         "Moves the disks of this host's domains that are in one pool to another one, and ends with what is left and\n"
         "why. Ctrl-C starts no more and finishes those that run; the same command goes on.",
         drain_options, JobArgument::none, false, run_drain, true},
+    Command{
+        "policy", "check [FILE]... [OPTION]...", "say what is wrong with the policy",
+        "Looks at the rules by which disks move by themselves, those in place or those in FILEs, and changes nothing.",
+        policy_options, JobArgument::words, false, run_policy},
     Command{"queue", "[OPTION]...", "show what waits, runs, was done and failed",
             "Shows the requests in the spool, and those of late that are done or failed.", queue_options,
             JobArgument::none, false, run_queue},

@@ -20,7 +20,8 @@ namespace po = boost::program_options;
 namespace {
 
 constexpr unsigned kHelpColumns = 100;
-constexpr const char* kJobs = "JOB";  // the positional arguments, kept out of the help
+constexpr unsigned kDrainAttempts = 3;  // somebody waits for it
+constexpr const char* kJobs = "JOB";    // the positional arguments, kept out of the help
 
 po::typed_value<std::string>* text(const char* value_name) { return po::value<std::string>()->value_name(value_name); }
 
@@ -299,6 +300,7 @@ Outcome<unsigned> count_of(const po::variables_map& values, const char* name, un
 
 Outcome<std::string> job_of(const Command& command, const po::variables_map& values) {
   const auto words = given(values, kJobs) ? values[kJobs].as<std::vector<std::string>>() : std::vector<std::string>();
+  if (command.job == JobArgument::words) return std::string();
   const std::size_t most = command.job == JobArgument::none ? 0 : 1;
   if (words.size() > most) {
     return usage_error(fmt::format("'{}' is one argument too many", words[most]),
@@ -342,6 +344,9 @@ Outcome<Options> options_of(const Command& command, const po::variables_map& val
   const auto job = job_of(command, values);
   if (!job) return job.failure();
   options.job = *job;
+  if (given(values, kJobs)) options.words = values[kJobs].as<std::vector<std::string>>();
+  options.policy_dir =
+      absolute(text_of(values, "policy-dir", from_environment("POOLSHIFT_POLICY_DIR", "/etc/poolshift/policy.d")));
   const auto host = host_of(values);
   if (!host) return host.failure();
   options.host = *host;
@@ -358,7 +363,8 @@ Outcome<Options> options_of(const Command& command, const po::variables_map& val
   const auto parallel = count_of(values, "parallel", options.worker.parallel, 64);
   if (!parallel) return parallel.failure();
   options.worker.parallel = *parallel;
-  const auto attempts = count_of(values, "attempts", options.worker.attempts, 1000);
+  const auto attempts =
+      count_of(values, "attempts", command.needs_pools ? kDrainAttempts : options.worker.attempts, 1000);
   if (!attempts) return attempts.failure();
   options.worker.attempts = *attempts;
   options.once = flag_of(values, "once");
@@ -438,11 +444,19 @@ po::options_description drain_options() {
   add("match", text("PATTERN"), "only disks on images whose name matches, for example 'web-*'");
   add("parallel", text("N"), "make at most so many swaps at once, from 1 to 64 (default: 2)");
   add("bandwidth", text("BYTES_PER_S[K|M|G]"), "share so much out to them; 0 is no limit (default: 0)");
-  add("attempts", text("N"), "try a disk at most so often, from 1 to 1000 (default: 10)");
+  add("attempts", text("N"), "try a disk at most so often, from 1 to 1000 (default: 3)");
   add("engine", text("auto|mirror|handover"), "how to move them (default: auto)");
   add("source", text("keep|trash"), "what becomes of the sources' images after the swap (default: keep)");
   add("openstack", po::bool_switch(), "the disks of domains that OpenStack manages too; it will not know");
   add("dry-run", po::bool_switch(), "only say what would move and what not, change nothing");
+  add_json(group);
+  return group;
+}
+
+po::options_description policy_options() {
+  po::options_description group("Options", kHelpColumns);
+  group.add_options()("policy-dir", text("DIR"),
+                      "folder of the policy (default: $POOLSHIFT_POLICY_DIR, else /etc/poolshift/policy.d)");
   add_json(group);
   return group;
 }

@@ -59,15 +59,17 @@ struct Options {
   bool once = false;
   std::optional<std::uint64_t> bandwidth_bytes_per_s;
   ProgressChoice progress = ProgressChoice::automatic;
-  std::string nova_conf;  // of `doctor`; empty: where Nova has it
-  std::string job;        // empty: none was named
+  std::string nova_conf;           // of `doctor`; empty: where Nova has it
+  std::string job;                 // empty: none was named
+  std::vector<std::string> words;  // what stands beside the options
+  std::string policy_dir;
   bool help = false;
   bool json = false;
   bool dry_run = false;
   bool watch = false;
 };
 
-enum class JobArgument { none, optional, required };
+enum class JobArgument { none, optional, required, words };  // words: any, in Options::words
 
 // One of the subcommands: poolshift NAME ...
 struct Command {
@@ -88,6 +90,7 @@ boost::program_options::options_description set_options();
 boost::program_options::options_description worker_options();
 boost::program_options::options_description drain_options();
 boost::program_options::options_description queue_options();
+boost::program_options::options_description policy_options();
 boost::program_options::options_description json_options();
 boost::program_options::options_description doctor_options();
 

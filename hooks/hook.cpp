@@ -2,6 +2,8 @@
 
 #include <fmt/core.h>
 
+#include <map>
+#include <string_view>
 #include <utility>
 
 #include "adapters/domain_xml.h"
@@ -51,21 +53,21 @@ void refuse(Answer& answer, const Objection& objection) {
 }
 
 // Puts the targets in the place of the disks' sources; false when that is not possible for one of them.
-bool retarget(std::string xml, const DomainDescription& domain, const std::vector<Objection>& objections,
-              Answer& answer) {
+bool retarget(std::string_view xml, const std::vector<Objection>& objections, Answer& answer) {
+  std::map<std::string, ImageName> targets;
   for (const auto& objection : objections) {
-    const Disk* disk = nullptr;
-    for (const auto& each : domain.disks) {
-      if (each.target == objection.disk) disk = &each;
-    }
-    if (!objection.target || disk == nullptr) return false;
-    auto changed = redefined_disk_xml(xml, objection.disk, *objection.target, disk->access);
-    if (!changed) return false;
-    xml = std::move(*changed);
-    answer.log.push_back({Level::info, fmt::format("disk '{}' of the incoming domain '{}' is {} now: {}", disk->target,
-                                                   domain.name, to_string(*objection.target), objection.sentence)});
+    if (!objection.target) return false;
+    targets.emplace(objection.disk, *objection.target);
   }
-  answer.xml = std::move(xml);
+  auto changed = renamed_images_xml(xml, targets);
+  if (!changed) return false;
+  answer.xml = std::move(*changed);
+  for (const auto& [disk, target] : targets) {
+    answer.log.push_back(
+        {Level::info, fmt::format("the disk '{}' comes in on an image that a swap has left behind, and "
+                                  "is on its target {} now",
+                                  disk, to_string(target))});
+  }
   return true;
 }
 
@@ -84,7 +86,7 @@ Answer guard(System& system, const HookFolders& folders, bool may_retarget,
   const auto found = objections(*domain, jobs_about(*domain, store, ids, answer), folders.state + "/jobs");
   if (found.empty()) return answer;
   if (may_retarget && load_policy(system, folders.policy).policy.journals_are_shared) {
-    if (retarget(*xml, *domain, found, answer)) return answer;
+    if (retarget(*xml, found, answer)) return answer;
   }
   for (const auto& objection : found) refuse(answer, objection);
   return answer;

@@ -140,6 +140,18 @@ Result<Policy> parse(std::string_view text, const std::string& what, std::set<st
   return policy;
 }
 
+void take(LoadedPolicy& loaded, const std::string& path, const Result<std::string>& text) {
+  std::set<std::string> names;
+  for (const auto& rule : loaded.policy.rules) names.insert(rule.name);
+  auto policy = text ? parse(*text, fmt::format("policy '{}'", path), std::move(names)) : Result<Policy>(text.error());
+  if (!policy) {
+    loaded.errors.push_back(policy.error());
+    return;
+  }
+  loaded.policy.journals_are_shared = loaded.policy.journals_are_shared || policy->journals_are_shared;
+  for (auto& rule : policy->rules) loaded.policy.rules.push_back(std::move(rule));
+}
+
 bool matches(const MetadataMatch& match, const MetadataElement& element) {
   if (element.namespace_uri != match.namespace_uri || !matches(match.element, element.name)) return false;
   if (match.attribute.empty()) return matches(match.value, element.text);
@@ -176,29 +188,22 @@ LoadedPolicy load_policy(System& system, const std::string& folder) {
     if (names.error().code != ErrorCode::not_found) loaded.errors.push_back(names.error());
     return loaded;
   }
-  std::size_t files = 0;
-  std::set<std::string> rule_names;
+  std::vector<std::string> paths;
   for (const auto& name : *names) {
-    if (!name.ends_with(".json")) continue;
-    const auto path = fmt::format("{}/{}", folder, name);
-    if (++files > kMostFiles) {
-      loaded.errors.push_back({ErrorCode::invalid,
-                               fmt::format("'{}' has more than {} policy files", folder, kMostFiles),
-                               "Put several rules into one file."});
-      return loaded;
-    }
-    const auto text = system.read_trusted_file(path, kMaxPolicyBytes);
-    auto policy = text ? parse(*text, fmt::format("policy '{}'", path), rule_names) : Result<Policy>(text.error());
-    if (!policy) {
-      loaded.errors.push_back(policy.error());
-      continue;
-    }
-    loaded.policy.journals_are_shared = loaded.policy.journals_are_shared || policy->journals_are_shared;
-    for (auto& rule : policy->rules) {
-      rule_names.insert(rule.name);
-      loaded.policy.rules.push_back(std::move(rule));
-    }
+    if (name.ends_with(".json")) paths.push_back(fmt::format("{}/{}", folder, name));
   }
+  if (paths.size() > kMostFiles) {
+    paths.resize(kMostFiles);
+    loaded.errors.push_back({ErrorCode::invalid, fmt::format("'{}' has more than {} policy files", folder, kMostFiles),
+                             "Put several rules into one file."});
+  }
+  for (const auto& path : paths) take(loaded, path, system.read_trusted_file(path, kMaxPolicyBytes));
+  return loaded;
+}
+
+LoadedPolicy load_policy_files(System& system, const std::vector<std::string>& paths) {
+  LoadedPolicy loaded;
+  for (const auto& path : paths) take(loaded, path, system.read_file(path, kMaxPolicyBytes));
   return loaded;
 }
 

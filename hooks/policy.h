@@ -72,6 +72,8 @@ struct LoadedPolicy {
 };
 // The files *.json of the folder, in the order of their names. A folder that does not exist is an empty policy.
 LoadedPolicy load_policy(System& system, const std::string& folder);
+// These files, whoever they belong to: to look what is wrong with them before they are put in place.
+LoadedPolicy load_policy_files(System& system, const std::vector<std::string>& paths);
 
 // Null: none is about this disk.
 const Rule* rule_for(const Policy& policy, Event event, const DomainDescription& domain, const Disk& disk);

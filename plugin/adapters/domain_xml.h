@@ -52,6 +52,10 @@ std::string mirror_target_xml(const MirrorOptions& options, const std::string& s
 // The configuration file that the disk's source names, or the image below it when that is an overlay.
 std::string conf_path_below(std::string_view domain_xml, const std::string& disk);
 
+// The domain's XML in which these RBD disks have images of other names; everything else as it was. `not_found`: no such
+// disk.
+Result<std::string> renamed_images_xml(std::string_view domain_xml, const std::map<std::string, ImageName>& images);
+
 enum class CommitState { none, under_way, ready };
 
 // Of an active commit, by the live XML.
@@ -61,8 +65,8 @@ CommitState commit_state(std::string_view domain_xml, const std::string& disk);
 std::string overlay_xml(const std::vector<std::string>& all_disks, const std::string& disk,
                         const std::string& overlay_path);
 
-// The domain's XML with `image` in the place of the disk's source; everything else as it was. `not_found`: no such
-// disk.
+// The disk's element of the domain's XML with `image` in the place of its source; everything else as it was. A source
+// that is reached the same way only gets another name. `not_found`: no such disk.
 Result<std::string> redefined_disk_xml(std::string_view domain_xml, const std::string& disk, const ImageName& image,
                                        const ClusterAccess& access);
 

@@ -147,9 +147,18 @@ Status read_all(int fd, const std::string& path, std::uint64_t limit_bytes, std:
   }
 }
 
+// Who else than root and this user may have put a file there.
+enum class Trust {
+  none,
+  folder_owner,  // whoever the folder belongs to
+};
+
 // Why this file, in this folder, is not one to believe; empty: it is.
-std::string doubt_about(const struct stat& file, const struct stat& folder) {
-  const auto is_ours = [](const struct stat& status) { return status.st_uid == 0 || status.st_uid == ::geteuid(); };
+std::string doubt_about(const struct stat& file, const struct stat& folder, Trust trust) {
+  const auto is_ours = [&](const struct stat& status) {
+    return status.st_uid == 0 || status.st_uid == ::geteuid() ||
+           (trust == Trust::folder_owner && status.st_uid == folder.st_uid);
+  };
   if (!is_ours(folder)) return fmt::format("its folder belongs to user {}", folder.st_uid);
   if ((folder.st_mode & S_IWOTH) != 0) return "every user may write to its folder";
   if (!S_ISREG(file.st_mode)) return "it is not a regular file";
@@ -165,14 +174,14 @@ Error untrusted(const std::string& path, const std::string& why) {
           "Look who has put it there, and move it away."};
 }
 
-Result<Fd> open_trusted(const std::string& path, struct stat& file) {
+Result<Fd> open_trusted(const std::string& path, Trust trust, struct stat& file) {
   struct stat folder {};
   Fd fd = open_file(path, O_RDONLY | O_NONBLOCK);
   if (!fd && errno == ELOOP) return untrusted(path, "it is a symbolic link");
   if (!fd && errno == ENXIO) return untrusted(path, "it is not a regular file");  // a socket
   if (!fd || ::fstat(fd.get(), &file) != 0) return system_error("read", path, errno);
   if (::stat(folder_of(path).c_str(), &folder) != 0) return system_error("look at the folder", path, errno);
-  if (const auto doubt = doubt_about(file, folder); !doubt.empty()) return untrusted(path, doubt);
+  if (const auto doubt = doubt_about(file, folder, trust); !doubt.empty()) return untrusted(path, doubt);
   return fd;
 }
 
@@ -379,7 +388,7 @@ class PosixSystem final : public System {
 
   Result<std::string> read_trusted_file(const std::string& path, std::uint64_t limit_bytes) override {
     struct stat file {};
-    const auto fd = open_trusted(path, file);
+    const auto fd = open_trusted(path, Trust::none, file);
     if (!fd) return fd.error();
     std::string content;
     bool whole = false;
@@ -388,9 +397,9 @@ class PosixSystem final : public System {
     return untrusted(path, fmt::format("it is longer than {} bytes", limit_bytes));
   }
 
-  Result<std::string> read_trusted_end(const std::string& path, std::uint64_t limit_bytes) override {
+  Result<std::string> read_end_of_file(const std::string& path, std::uint64_t limit_bytes) override {
     struct stat file {};
-    const auto fd = open_trusted(path, file);
+    const auto fd = open_trusted(path, Trust::folder_owner, file);
     if (!fd) return fd.error();
     const auto limit = static_cast<off_t>(limit_bytes);
     if (file.st_size > limit && ::lseek(fd->get(), file.st_size - limit, SEEK_SET) < 0) {

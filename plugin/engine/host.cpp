@@ -156,7 +156,8 @@ Host::Answer Host::carry_out_checked(LocalJob& job, const SwapRequest& request) 
   JobRecord record = validation->plan;
   record.job_id = job.id();
   record.started_wall_ms = record.changed_wall_ms = ports_.system->wall_clock_ms();
-  if (record.engine == kHandover) record.overlay_path = fmt::format("{}/{}.qcow2", options_.overlay_dir, job.id());
+  if (record.engine == kHandover && !record.offline)
+    record.overlay_path = fmt::format("{}/{}.qcow2", options_.overlay_dir, job.id());
   auto journal = store_.create(record);
   if (!journal) return refusal(request, journal.error());
   if (const auto asked = job.asked(); asked.cancel || asked.bandwidth_bytes_per_s) {

@@ -105,7 +105,7 @@ Result<std::optional<JobRecord>> JobStore::newest_record_with(const std::string&
   std::string end;
   std::string_view line;
   for (std::uint64_t limit_bytes = kMostRecordsBytes; line.empty(); limit_bytes *= 8) {
-    auto read = system_.read_trusted_end(path_of(job_id, kJournal), limit_bytes);
+    auto read = system_.read_end_of_file(path_of(job_id, kJournal), limit_bytes);
     if (!read) return read.error();
     end = std::move(*read);
     const bool all = end.size() < limit_bytes;

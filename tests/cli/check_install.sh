@@ -13,7 +13,7 @@ DESTDIR=$work "$cmake" --install "$build" --prefix /usr >"$work/log" || {
 }
 library=$(find "$work/usr" -name libpoolshift.so.1)
 folder=$(dirname -- "$library")
-for file in usr/sbin/poolshift usr/include/poolshift.h; do
+for file in usr/sbin/poolshift usr/include/poolshift.h usr/libexec/poolshift/poolshift-qemu-hook; do
   [[ -e $work/$file ]] || { echo "not installed: $file"; exit 1; }
 done
 if readelf -d "$work/usr/sbin/poolshift" "$library" | grep -E 'R(UN)?PATH'; then

@@ -46,7 +46,7 @@ run 0 --help
 out_has 'Exit codes: 0 done; 1 internal error; 2 usage; 3 refused, nothing changed; 4 failed and undone;'
 run 0 --version
 out_has 'ABI 1.'
-for command in swap check status cancel set recover rescue doctor; do
+for command in swap check status cancel set recover rescue policy doctor; do
   run 0 "$command" --help
   out_has "Usage: poolshift $command"
 done
@@ -112,5 +112,28 @@ run 5 status --state-dir /dev/null/x
 # A command without stdout and stderr must not write its messages into a file of the library.
 "$poolshift" status >&- 2>&- </dev/null || fail "status fails when stdout and stderr are closed"
 if [ -n "$(find "$POOLSHIFT_STATE_DIR" -type f -size +0)" ]; then fail "status left a file in the state folder"; fi
+
+# The rules by which disks move by themselves.
+export POOLSHIFT_POLICY_DIR=$folder/policy
+run 2 policy
+err_has "Say 'poolshift policy check'."
+run 2 policy chekc
+run 0 policy check
+out_has 'there are no rules'
+mkdir "$folder/policy"
+echo '{"schema":1,"rules":[{"name":"one","match":{"pool":"hdd"},"swap":{"pool":"ssd"}}]}' >"$folder/policy/10.json"
+run 0 policy check --json
+last_line_is_json_with rules
+echo '{"schema":1,"colour":"red"}' >"$folder/policy/20.json"
+run 2 policy check
+out_has "rule 'one'"
+err_has "20.json' has the unknown key 'colour'"
+run 2 policy check --json
+last_line_is_json_with errors
+run 0 policy check "$folder/policy/10.json"
+run 2 policy check "$folder/policy/10.json" "$folder/policy/10.json"
+err_has "has the name 'one', which another rule has"
+run 2 policy check "$folder/none.json"
+run 0 policy check --policy-dir "$folder/none"
 
 exit "$failed"

@@ -148,10 +148,10 @@ TEST_CASE("the end of a file is read", "[system]") {
   auto& system = world().system();
   const auto path = new_folder() + "/file";
   REQUIRE_OK(system.create_file(path, "0123456789"));
-  CHECK(*system.read_trusted_end(path, 3) == "789");
-  CHECK(*system.read_trusted_end(path, 10) == "0123456789");
-  CHECK(*system.read_trusted_end(path, 1000) == "0123456789");
-  CHECK_ERROR(system.read_trusted_end(path + "2", 3), ErrorCode::not_found);
+  CHECK(*system.read_end_of_file(path, 3) == "789");
+  CHECK(*system.read_end_of_file(path, 10) == "0123456789");
+  CHECK(*system.read_end_of_file(path, 1000) == "0123456789");
+  CHECK_ERROR(system.read_end_of_file(path + "2", 3), ErrorCode::not_found);
 }
 
 TEST_CASE("a lock has one holder", "[system]") {

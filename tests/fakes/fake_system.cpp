@@ -103,7 +103,7 @@ class FakeSystem : public System {
     return content;
   }
 
-  Result<std::string> read_trusted_end(const std::string& path, std::uint64_t limit_bytes) override {
+  Result<std::string> read_end_of_file(const std::string& path, std::uint64_t limit_bytes) override {
     return call([&]() -> Result<std::string> {
       const auto found = world_.files.find(path);
       if (found == world_.files.end()) return not_found(path);

@@ -59,7 +59,8 @@ test_life_after_a_retype() {
   to=$(other_type)
   retype "$volume" "$to"
   until_true 120 settled_as "$volume" "$to"
-  say 'hard reboot'
+  say 'reboots'
+  openstack server reboot --soft --wait web
   reboot_hard
   assert_of_one_mind
   say 'snapshot'
@@ -347,6 +348,15 @@ ask_doctor() {
   poolshift doctor --nova-conf "$OPENSTACK_NOVA_CONF" --json
   assert_exit 5
   assert_report 'any(.findings[]; .name == "nova_driver" and .result == "pass")'
+}
+
+# The last: a volume that was moved can be deleted, with its image.
+test_delete_of_a_moved_volume() {
+  local image
+  image=$(image_of "$volume")
+  openstack server remove volume web "$volume"
+  delete_volume "$volume"
+  ! image_exists "$image" || fail "$image is still there"
 }
 
 run_tests boot

@@ -255,7 +255,7 @@ TEST_CASE("policy: a file that is wrong is left out, the others count", "[hook]"
   put("60.json", R"({"schema":1,"journals_are_shared":true})");
   CHECK(load_policy(*system, "/policy").policy.journals_are_shared);
   for (int number = 0; number < 70; ++number) put(fmt::format("9{:02}.json", number), R"({"schema":1})");
-  CHECK(has(load_policy(*system, "/policy").errors.back().message, "more than 64"));
+  CHECK(has(load_policy(*system, "/policy").errors.front().message, "more than 64"));
 }
 
 TEST_CASE("metadata: a request with everything", "[hook]") {
