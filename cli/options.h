@@ -59,7 +59,7 @@ struct Options {
   bool once = false;
   std::optional<std::uint64_t> bandwidth_bytes_per_s;
   ProgressChoice progress = ProgressChoice::automatic;
-  std::string job;  // empty: none was named
+  std::string job;                 // empty: none was named
   std::vector<std::string> words;  // what stands beside the options
   std::string policy_dir;
   bool help = false;
