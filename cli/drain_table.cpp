@@ -65,7 +65,9 @@ std::string drain_table(const std::vector<DrainLine>& lines, std::size_t columns
 }
 
 std::string drain_total(const std::vector<DrainLine>& lines) {
-  auto text = fmt::format("{} of {} disks moved", count(lines, "done"), lines.size());
+  const auto would_move = count(lines, "would move");
+  auto text = would_move > 0 ? fmt::format("{} of {} disks would move", would_move, lines.size())
+                             : fmt::format("{} of {} disks moved", count(lines, "done"), lines.size());
   for (const auto* state :
        {"running", "waiting", "held", "refused", "undone", "cancelled", "removed", "failed", "left out"}) {
     if (const auto found = count(lines, state); found > 0) text += fmt::format(", {} {}", found, state);

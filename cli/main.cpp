@@ -63,7 +63,7 @@ constexpr std::array kCommands = {
             "Shows the requests in the spool, and those of late that are done or failed.", queue_options,
             JobArgument::none, false, run_queue},
     Command{"doctor", "[OPTION]...", "look at this node: versions, state folder, open jobs",
-            "Looks at this node and changes nothing.", json_options, JobArgument::none, false, run_doctor},
+            "Looks at this node and changes nothing.", doctor_options, JobArgument::none, false, run_doctor},
 };
 
 std::string general_help() {

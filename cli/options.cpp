@@ -20,7 +20,8 @@ namespace po = boost::program_options;
 namespace {
 
 constexpr unsigned kHelpColumns = 100;
-constexpr const char* kJobs = "JOB";  // the positional arguments, kept out of the help
+constexpr unsigned kDrainAttempts = 3;  // somebody waits for it
+constexpr const char* kJobs = "JOB";    // the positional arguments, kept out of the help
 
 po::typed_value<std::string>* text(const char* value_name) { return po::value<std::string>()->value_name(value_name); }
 
@@ -339,6 +340,7 @@ Outcome<Options> options_of(const Command& command, const po::variables_map& val
   options.json = flag_of(values, "json");
   options.dry_run = flag_of(values, "dry-run");
   options.watch = flag_of(values, "watch");
+  options.nova_conf = text_of(values, "nova-conf");
   const auto job = job_of(command, values);
   if (!job) return job.failure();
   options.job = *job;
@@ -361,7 +363,8 @@ Outcome<Options> options_of(const Command& command, const po::variables_map& val
   const auto parallel = count_of(values, "parallel", options.worker.parallel, 64);
   if (!parallel) return parallel.failure();
   options.worker.parallel = *parallel;
-  const auto attempts = count_of(values, "attempts", options.worker.attempts, 1000);
+  const auto attempts =
+      count_of(values, "attempts", command.needs_pools ? kDrainAttempts : options.worker.attempts, 1000);
   if (!attempts) return attempts.failure();
   options.worker.attempts = *attempts;
   options.once = flag_of(values, "once");
@@ -441,7 +444,7 @@ po::options_description drain_options() {
   add("match", text("PATTERN"), "only disks on images whose name matches, for example 'web-*'");
   add("parallel", text("N"), "make at most so many swaps at once, from 1 to 64 (default: 2)");
   add("bandwidth", text("BYTES_PER_S[K|M|G]"), "share so much out to them; 0 is no limit (default: 0)");
-  add("attempts", text("N"), "try a disk at most so often, from 1 to 1000 (default: 10)");
+  add("attempts", text("N"), "try a disk at most so often, from 1 to 1000 (default: 3)");
   add("engine", text("auto|mirror|handover"), "how to move them (default: auto)");
   add("source", text("keep|trash"), "what becomes of the sources' images after the swap (default: keep)");
   add("openstack", po::bool_switch(), "the disks of domains that OpenStack manages too; it will not know");
@@ -469,6 +472,15 @@ po::options_description queue_options() {
 
 po::options_description json_options() {
   po::options_description group("Options", kHelpColumns);
+  add_json(group);
+  return group;
+}
+
+po::options_description doctor_options() {
+  po::options_description group("Options", kHelpColumns);
+  group.add_options()(
+      "nova-conf", text("FILE"),
+      "nova-compute's configuration, to ask Nova and Cinder (default: /etc/nova/nova.conf if it exists)");
   add_json(group);
   return group;
 }

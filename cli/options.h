@@ -59,6 +59,7 @@ struct Options {
   bool once = false;
   std::optional<std::uint64_t> bandwidth_bytes_per_s;
   ProgressChoice progress = ProgressChoice::automatic;
+  std::string nova_conf;           // of `doctor`; empty: where Nova has it
   std::string job;                 // empty: none was named
   std::vector<std::string> words;  // what stands beside the options
   std::string policy_dir;
@@ -91,6 +92,7 @@ boost::program_options::options_description drain_options();
 boost::program_options::options_description queue_options();
 boost::program_options::options_description policy_options();
 boost::program_options::options_description json_options();
+boost::program_options::options_description doctor_options();
 
 std::string help_of(const Command& command);
 

@@ -73,7 +73,9 @@ std::string times_of(const Document& report) {
 
 void add_pause(Lines& lines, const Document& report) {
   const auto pause = number_at(part_at(report, "seconds"), "pause");
-  if (pause && *pause > 0) {
+  if (true_at(report, "offline")) {
+    lines.add("the guest was off");
+  } else if (pause && *pause > 0) {
     lines.add(fmt::format("the guest was paused for {}", format_seconds(*pause)));
   } else if (pause) {
     lines.add("the guest was not paused");
@@ -89,7 +91,7 @@ void add_notes(Lines& lines, const Document& report) {
 std::string way_of(const Document& report) {
   const auto method = text_at(part_at(report, "hydration"), "method");
   if (method == "offload") return "copied by the OSDs";
-  if (method == "flatten") return "copied by QEMU";
+  if (method == "flatten") return true_at(report, "offline") ? "copied by librbd" : "copied by QEMU";
   return "gone through";
 }
 

@@ -116,8 +116,10 @@ Disk read_disk(const pugi::xml_node& node) {
   disk.file_path = text(source.attribute("file"));
   disk.image = image_of(source);
   if (is_rbd(source)) disk.access = access_of(node, source);
+  disk.serial = node.child_value("serial");
   disk.shareable = static_cast<bool>(node.child("shareable"));
   disk.read_only = static_cast<bool>(node.child("readonly"));
+  disk.format = text(node.child("driver").attribute("type"));
   disk.encrypted = source.child("encryption") || node.child("encryption");
   disk.unmaps = is(node.child("driver").attribute("discard"), "unmap");
   disk.has_overlay = has_backing_file(node);
@@ -229,10 +231,15 @@ void write_rbd_source(pugi::xml_node disk, const ImageName& image, const Cluster
   }
 }
 
-std::string save(const pugi::xml_document& document) {
+std::string save(const pugi::xml_node& node) {
   std::ostringstream out;
-  document.save(out, "", pugi::format_raw | pugi::format_no_declaration);
+  node.print(out, "", pugi::format_raw | pugi::format_no_declaration);
   return out.str();
+}
+
+bool is_reached_alike(const ClusterAccess& known, const ClusterAccess& wanted) {
+  return known.user == wanted.user && known.secret_uuid == wanted.secret_uuid &&
+         known.secret_usage == wanted.secret_usage && (wanted.mon_hosts.empty() || known.mon_hosts == wanted.mon_hosts);
 }
 
 Result<pugi::xml_node> load_domain(std::string_view xml, pugi::xml_document& document,
@@ -363,13 +370,18 @@ Result<std::string> redefined_disk_xml(std::string_view domain_xml, const std::s
                  fmt::format("Domain '{}' has no disk '{}'", root->child("name").child_value(), disk),
                  "See its disks with 'virsh domblklist --inactive'."};
   }
+  auto source = node.child("source");
+  if (is_rbd(source) && is_reached_alike(access_of(node, source), access)) {
+    set_attribute(source, "name", to_string(image).c_str());
+    return save(node);
+  }
   auto conf_path = conf_path_below(domain_xml, disk);
   if (conf_path.empty() && access.mon_hosts.empty()) conf_path = access.conf_path;
   while (node.remove_child("backingStore")) {
   }
   node.remove_child("auth");  // of the source; it stands in the source now
   write_rbd_source(node, image, access, conf_path);
-  return save(document);
+  return save(node);
 }
 
 }  // namespace poolshift

@@ -65,8 +65,8 @@ CommitState commit_state(std::string_view domain_xml, const std::string& disk);
 std::string overlay_xml(const std::vector<std::string>& all_disks, const std::string& disk,
                         const std::string& overlay_path);
 
-// The domain's XML with `image` in the place of the disk's source; everything else as it was. `not_found`: no such
-// disk.
+// The disk's element of the domain's XML with `image` in the place of its source; everything else as it was. A source
+// that is reached the same way only gets another name. `not_found`: no such disk.
 Result<std::string> redefined_disk_xml(std::string_view domain_xml, const std::string& disk, const ImageName& image,
                                        const ClusterAccess& access);
 

@@ -302,6 +302,11 @@ Result<Domain> LibvirtHypervisor::describe(virDomain* domain, bool with_jobs) {
     if (!persistent_parsed) return persistent_parsed.error();
     description.persistent_disks = std::move(persistent_parsed->disks);
   }
+  if (!is_active(description)) {
+    const int saved = virDomainHasManagedSaveImage(domain, 0);
+    if (saved < 0) return make_error(last_error(), what);
+    description.has_saved_state = saved == 1;
+  }
   if (with_jobs && is_active(description)) {
     if (auto noted = note_other_jobs(domain, description); !noted) {
       // The domain may have stopped meanwhile; then it has no jobs.
@@ -593,20 +598,15 @@ Status LibvirtHypervisor::redefine_disk(const std::string& uuid, const std::stri
   const SigpipeBlocked blocked;
   const auto domain = open_domain(uuid);
   if (!domain) return domain.error();
-  const std::string name = virDomainGetName(domain->get());
-  const int active = virDomainIsActive(domain->get());
-  if (active < 0) return disk_error(*domain, disk, "redefine");
-  if (active == 1) {
-    return Error{ErrorCode::busy, fmt::format("Cannot redefine disk '{}' of domain '{}': it is active", disk, name),
-                 "Wait until it is off."};
-  }
-  // SECURE: without the passwords in it the definition would lose them.
+  // SECURE: the disk's source may have secrets of its own.
   const CString xml(virDomainGetXMLDesc(domain->get(), VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE));
   if (!xml) return disk_error(*domain, disk, "read");
   const auto redefined = redefined_disk_xml(xml.get(), disk, image, access);
   if (!redefined) return redefined.error();
-  const DomainHandle defined(virDomainDefineXML(domain->connection.get(), redefined->c_str()));
-  if (!defined) return disk_error(*domain, disk, "redefine");
+  // Not virDomainDefineXML(): what somebody else changes in the definition meanwhile would be lost.
+  if (virDomainUpdateDeviceFlags(domain->get(), redefined->c_str(), VIR_DOMAIN_AFFECT_CONFIG) != 0) {
+    return disk_error(*domain, disk, "redefine");
+  }
   return {};
 }
 

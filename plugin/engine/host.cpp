@@ -156,7 +156,8 @@ Host::Answer Host::carry_out_checked(LocalJob& job, const SwapRequest& request) 
   JobRecord record = validation->plan;
   record.job_id = job.id();
   record.started_wall_ms = record.changed_wall_ms = ports_.system->wall_clock_ms();
-  if (record.engine == kHandover) record.overlay_path = fmt::format("{}/{}.qcow2", options_.overlay_dir, job.id());
+  if (record.engine == kHandover && !record.offline)
+    record.overlay_path = fmt::format("{}/{}.qcow2", options_.overlay_dir, job.id());
   auto journal = store_.create(record);
   if (!journal) return refusal(request, journal.error());
   if (const auto asked = job.asked(); asked.cancel || asked.bandwidth_bytes_per_s) {
@@ -336,6 +337,7 @@ static void look_for_trashed(Cluster& cluster, const Domain& domain, const Disk&
 
 Host::Answer Host::doctor() {
   json findings = json::array();
+  json disks = json::array();
   bool failed = false;
   const auto add = [&](json entry) {
     failed = failed || entry["result"] == "fail";
@@ -381,6 +383,13 @@ Host::Answer Host::doctor() {
     for (const auto& domain : domains ? *domains : std::vector<Domain>{}) {
       for (const auto& disk : domain.disks) {
         if (!disk.image) continue;
+        if (is_active(domain)) {
+          disks.push_back({{"domain", domain.name},
+                           {"uuid", domain.uuid},
+                           {"disk", disk.target},
+                           {"image", to_string(*disk.image)},
+                           {"serial", disk.serial}});
+        }
         auto known =
             std::find_if(asked.begin(), asked.end(), [&](const auto& each) { return each.first == disk.access; });
         if (known == asked.end()) {
@@ -401,7 +410,8 @@ Host::Answer Host::doctor() {
       }
     }
   }
-  return {failed ? POOLSHIFT_HELD : POOLSHIFT_OK, {{"schema", 1}, {"findings", std::move(findings)}}};
+  return {failed ? POOLSHIFT_HELD : POOLSHIFT_OK,
+          {{"schema", 1}, {"findings", std::move(findings)}, {"disks", std::move(disks)}}};
 }
 
 }  // namespace poolshift

@@ -154,6 +154,7 @@ void to_json(json& out, const JobRecord& record) {
          {"labels", record.labels},
          {"hydration", name_of(record.hydration)},
          {"hydration_reason", record.hydration_reason},
+         {"offline", record.offline},
          {"max_pause_ms", record.max_pause_ms},
          {"overlay_path", record.overlay_path},
          {"overlay_bytes", record.overlay_bytes},
@@ -218,6 +219,7 @@ static JobRecord parse_record(const json& in) {
   // Records of the first format have no handover.
   if (in.value("hydration", "flatten") == "offload") record.hydration = Hydration::offload;
   record.hydration_reason = in.value("hydration_reason", "");
+  record.offline = in.value("offline", false);
   record.max_pause_ms = in.value("max_pause_ms", std::int64_t{0});
   record.overlay_path = in.value("overlay_path", "");
   record.overlay_bytes = in.value("overlay_bytes", std::uint64_t{0});

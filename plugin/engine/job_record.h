@@ -76,6 +76,7 @@ struct JobRecord {
   std::map<std::string, std::string> labels;  // the caller's own, only kept
   Hydration hydration = Hydration::flatten;   // of a handover
   std::string hydration_reason;
+  bool offline = false;             // of a handover: the domain was shut off (flow/offline.cpp)
   std::int64_t max_pause_ms = 0;    // when the guardian steps in
   std::string overlay_path;         // file that is on the disk during the pause
   std::uint64_t overlay_bytes = 0;  // its size as long as nothing was written to it

@@ -21,8 +21,8 @@ Result<Phase> run_step(Swap& swap) {
   switch (swap.record.phase) {
     case Phase::prepare: return prepare(swap);
     case Phase::copy: return copy_mirror(swap);
-    case Phase::pause: return pause(swap);
-    case Phase::pivot: return pivot(swap);
+    case Phase::pause: return swap.record.offline ? pause_offline(swap) : pause(swap);
+    case Phase::pivot: return swap.record.offline ? pivot_offline(swap) : pivot(swap);
     case Phase::hydrate: return hydrate(swap);
     case Phase::retire: return retire(swap);
     case Phase::undo: return undo(swap);

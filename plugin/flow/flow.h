@@ -17,10 +17,15 @@
 //              handover: set aside, the clone takes its name)
 //   copy       mirror: block copy, followed until the XML says ready='yes'       source      journal, tag on the target
 //   pause      handover: guest suspended, source frozen, target made its clone   source      journal
+//              offline: the definition names the target, which is hidden;
+//              source frozen, its clone made
 //   pivot      the guest is switched; proven by XML and the images' watchers     -           journal
+//              offline: the clone gets the target's name
 //   hydrate    handover: the running guest's target gets its data                target      journal, tag on the target
 //   retire     source without watcher; target grown, made thin; source put away  target      journal
 //   undo       copy cancelled; target given back as it was, or to the trash      source      journal
+//
+// A guest that is off (offline.cpp) is on the image that has all its writes, and from which it will start.
 //
 // Rules that hold in every step:
 //   1. Record the intent, act, verify, record the result. Any step may be run twice: it looks before it acts.
@@ -46,7 +51,9 @@ namespace poolshift {
 Result<Phase> prepare(Swap& swap);
 Result<Phase> copy_mirror(Swap& swap);
 Result<Phase> pause(Swap& swap);
+Result<Phase> pause_offline(Swap& swap);
 Result<Phase> pivot(Swap& swap);
+Result<Phase> pivot_offline(Swap& swap);
 Result<Phase> hydrate(Swap& swap);
 Result<Phase> retire(Swap& swap);
 Result<Phase> undo(Swap& swap);

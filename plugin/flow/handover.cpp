@@ -3,6 +3,8 @@
 #include <fmt/core.h>
 
 #include "flow/recover.h"
+#include "flow/staging.h"
+#include "flow/tag.h"
 
 namespace poolshift {
 
@@ -14,6 +16,30 @@ std::string snapshot_name(const JobRecord& record) { return fmt::format("poolshi
 
 std::string parent_of_our_clone(const JobRecord& record) {
   return fmt::format("{}@{}", to_string(record.source), snapshot_name(record));
+}
+
+ImageName hidden_name(const JobRecord& record) {
+  auto name = staging_name(record);
+  name.image += ".clone";
+  return name;
+}
+
+Status tag_clone(const JobRecord& record, Cluster& cluster, const ImageName& clone) {
+  const auto image = cluster.image(clone);
+  if (!image) return image.error();
+  if (job_of(*image) == record.job_id) return {};
+  if (image->parent != parent_of_our_clone(record)) {
+    return Error{ErrorCode::failed,
+                 fmt::format("image {} is not the clone that job '{}' made", to_string(clone), record.job_id),
+                 "Find out who changed it before anything else is done."};
+  }
+  for (const auto& [key, value] : image->spec.metadata) {
+    if (!record.target_spec.metadata.contains(key)) POOLSHIFT_TRY(cluster.remove_metadata(clone, key));
+  }
+  for (const auto& [key, value] : record.target_spec.metadata) {
+    POOLSHIFT_TRY(cluster.set_metadata(clone, key, value));
+  }
+  return cluster.set_metadata(clone, kJobKey, record.job_id);
 }
 
 GuardOrder guard_order(const Swap& swap) {

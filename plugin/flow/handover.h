@@ -11,6 +11,14 @@ std::string snapshot_name(const JobRecord& record);
 // Image::parent of a target that is the clone of this job.
 std::string parent_of_our_clone(const JobRecord& record);
 
+// Of an offline job: the clone until it has the target's name.
+ImageName hidden_name(const JobRecord& record);
+// The clone came with the source's metadata. It gets its own, and our tag.
+Status tag_clone(const JobRecord& record, Cluster& cluster, const ImageName& clone);
+
+// Of an offline job: the definition names the source again, unless the guest could be on the target.
+Status give_definition_back(Swap& swap);
+
 GuardOrder guard_order(const Swap& swap);
 
 // A definition that names the overlay would show the guest its old data at the next start: it names `image` afterwards.

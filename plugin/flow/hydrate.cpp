@@ -38,25 +38,6 @@ Status stop_if_asked(Swap& swap) {
       fmt::format("'poolshift recover {}' goes on with it; until then the source is needed.", swap.record.job_id)};
 }
 
-// The clone came with the source's metadata. It gets its own, and our tag, before it is no longer known by its parent.
-Status tag_target(const JobRecord& record, Cluster& cluster) {
-  const auto target = cluster.image(record.target);
-  if (!target) return target.error();
-  if (job_of(*target) == record.job_id) return {};
-  if (target->parent != parent_of_our_clone(record)) {
-    return Error{ErrorCode::failed,
-                 fmt::format("target {} is not the clone that job '{}' made", to_string(record.target), record.job_id),
-                 "Find out who changed it before anything else is done."};
-  }
-  for (const auto& [key, value] : target->spec.metadata) {
-    if (!record.target_spec.metadata.contains(key)) POOLSHIFT_TRY(cluster.remove_metadata(record.target, key));
-  }
-  for (const auto& [key, value] : record.target_spec.metadata) {
-    POOLSHIFT_TRY(cluster.set_metadata(record.target, key, value));
-  }
-  return cluster.set_metadata(record.target, kJobKey, record.job_id);
-}
-
 // How many objects librbd works on at a time in the client that has the target open, the guest's QEMU. retire.cpp gives
 // back what was set before.
 Status set_depth(const JobRecord& record, Cluster& cluster, const char* depth) {
@@ -198,7 +179,7 @@ Result<Phase> hydrate(Swap& swap) {
   if (record.resume_guest) POOLSHIFT_TRY(bring_guest_back(swap, kBringBackMs));
   auto cluster = swap.target_cluster();
   if (!cluster) return cluster.error();
-  POOLSHIFT_TRY(tag_target(record, **cluster));
+  POOLSHIFT_TRY(tag_clone(record, **cluster, record.target));  // before it is no longer known by its parent
   const auto target = (*cluster)->image(record.target);
   if (!target) return target.error();
   if (target->parent.empty()) return Phase::retire;

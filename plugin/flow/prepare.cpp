@@ -50,6 +50,7 @@ Status prepare_handover(Swap& swap, Cluster& cluster) {
   JobRecord& record = swap.record;
   auto& system = swap.ports.system;
   if (!record.create_target) POOLSHIFT_TRY(set_target_aside(record, cluster));
+  if (record.offline) return {};
   POOLSHIFT_TRY(system.create_overlay(record.overlay_path, record.source_size_bytes));
   const auto bytes = system.file_bytes(record.overlay_path);
   if (!bytes) return bytes.error();

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "flow/handover.h"
+#include "flow/tag.h"
 
 namespace poolshift {
 
@@ -14,6 +15,7 @@ using DiskOn = Facts::DiskOn;
 using Copy = Facts::Copy;
 
 constexpr std::int64_t kLookEveryMs = 100;
+constexpr std::int64_t kStartPatienceMs = 60'000;
 
 template <class T>
 struct Any {
@@ -58,6 +60,7 @@ constexpr Row kTable[] = {
     {Phase::pause, Guest::active, DiskOn::overlay, Copy::ours_pivoting, Only::always, {Phase::pivot, GuestOn::unknown, "somebody asked libvirt to pivot"}},
     {Phase::pause, Guest::inactive, DiskOn::source, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the guest stopped before the switch"}},
     {Phase::pause, Guest::inactive, DiskOn::overlay, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the guest stopped before the switch"}},
+    {Phase::pause, Guest::inactive, DiskOn::hidden, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the domain could not be started"}},
     {Phase::pause, Guest::absent, DiskOn::nowhere, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the domain is gone, the source has all its writes"}},
     {Phase::pause, kAnyGuest, kAnyDisk, kAnyCopy, Only::always, {Phase::held_unknown, GuestOn::unknown, "somebody else works on this disk"}},
     {Phase::pivot, Guest::active, DiskOn::target, Copy::none, Only::mirror, {Phase::retire, GuestOn::target, "the guest is on the target"}},
@@ -70,6 +73,7 @@ constexpr Row kTable[] = {
     {Phase::pivot, Guest::active, DiskOn::overlay, Copy::none, Only::never_left, {Phase::undo, GuestOn::source, "the copy ended, the guest never left the source"}},
     {Phase::pivot, Guest::inactive, DiskOn::target, Copy::none, Only::mirror, {Phase::retire, GuestOn::target, "libvirt recorded the pivot"}},
     {Phase::pivot, Guest::inactive, DiskOn::target, Copy::none, Only::handover, {Phase::hydrate, GuestOn::target, "libvirt recorded the pivot"}},
+    {Phase::pivot, Guest::inactive, DiskOn::hidden, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the domain could not be started"}},
     {Phase::pivot, Guest::inactive, DiskOn::source, Copy::none, Only::untouched, {Phase::undo, GuestOn::source, "the guest never wrote to the target"}},
     {Phase::pivot, Guest::inactive, DiskOn::overlay, Copy::none, Only::untouched, {Phase::undo, GuestOn::source, "the guest never wrote to the target"}},
     {Phase::pivot, Guest::absent, DiskOn::nowhere, Copy::none, Only::untouched, {Phase::undo, GuestOn::source, "the guest never wrote to the target"}},
@@ -84,6 +88,7 @@ constexpr Row kTable[] = {
     {Phase::undo, kAnyGuest, DiskOn::source, Copy::ours, Only::always, {Phase::undo, GuestOn::source, "the guest is on the source"}},
     {Phase::undo, kAnyGuest, DiskOn::overlay, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the guest is on the source"}},
     {Phase::undo, kAnyGuest, DiskOn::overlay, Copy::ours, Only::always, {Phase::undo, GuestOn::source, "the guest is on the source"}},
+    {Phase::undo, Guest::inactive, DiskOn::hidden, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the guest is on the source"}},
     {Phase::undo, Guest::absent, DiskOn::nowhere, Copy::none, Only::always, {Phase::undo, GuestOn::source, "the domain is gone, the source has all its writes"}},
     {Phase::undo, kAnyGuest, kAnyDisk, kAnyCopy, Only::always, {Phase::held_unknown, GuestOn::unknown, "the disk is not on the source"}},
 };
@@ -123,6 +128,18 @@ Result<Facts> look_at_domain(Swap& swap) {
   return facts;
 }
 
+// Of an offline job before its target gets its data: whose name the target's is says whether the guest can be on it.
+enum class Name { nobodys, ours, somebodys };
+
+Result<Name> name_of_target(Swap& swap) {
+  auto cluster = swap.target_cluster();
+  if (!cluster) return cluster.error();
+  const auto target = (*cluster)->image(swap.record.target);
+  if (!target && target.error().code == ErrorCode::not_found) return Name::nobodys;
+  if (!target) return target.error();
+  return job_of(*target) == swap.record.job_id ? Name::ours : Name::somebodys;
+}
+
 Result<bool> guest_never_left(Swap& swap) {
   auto cluster = swap.source_cluster();
   if (!cluster) return cluster.error();
@@ -151,6 +168,26 @@ Result<bool> target_is_untouched(Swap& swap) {
   return !*has_data;
 }
 
+// The phase that a held job is taken up in.
+Phase phase_of(const JobRecord& record) { return is_held(record.phase) ? record.resume_phase : record.phase; }
+
+// A domain that is being started on an image that is not there ends by itself: what it is then is what counts.
+Result<Facts> observe_offline(Swap& swap) {
+  const auto deadline_ms = swap.ports.system.monotonic_ms() + kStartPatienceMs;
+  for (;;) {
+    auto facts = look_at_domain(swap);
+    if (!facts) return facts;
+    const auto name = name_of_target(swap);
+    if (!name) return name.error();
+    facts->never_left_source = facts->target_untouched = *name == Name::nobodys;
+    if (facts->disk_on != DiskOn::target || *name == Name::ours) return facts;
+    facts->disk_on = *name == Name::nobodys ? DiskOn::hidden : DiskOn::elsewhere;
+    const bool is_being_started = facts->guest == Guest::active && *name == Name::nobodys;
+    if (!is_being_started || swap.ports.system.monotonic_ms() >= deadline_ms) return facts;
+    POOLSHIFT_TRY(swap.wait_ms(kLookEveryMs));
+  }
+}
+
 }  // namespace
 
 Verdict decide(Phase phase, const Facts& facts) {
@@ -164,6 +201,9 @@ Verdict decide(Phase phase, const Facts& facts) {
 }
 
 Result<Facts> observe(Swap& swap) {
+  const Phase phase = phase_of(swap.record);
+  const bool target_has_a_name = phase == Phase::prepare || phase == Phase::hydrate || phase == Phase::retire;
+  if (swap.record.offline && !target_has_a_name) return observe_offline(swap);
   auto facts = look_at_domain(swap);
   const bool pivot_began = swap.record.phase == Phase::pivot || swap.record.resume_phase == Phase::pivot;
   if (!facts || !pivot_began || facts->copy != Copy::none || facts->disk_on == DiskOn::target) return facts;

@@ -15,7 +15,9 @@ inline constexpr std::int64_t kWatcherPatienceMs = 45'000;
 
 struct Facts {
   enum class Guest { absent, inactive, active };
-  enum class DiskOn { source, overlay, target, elsewhere, nowhere };  // nowhere: no such disk, or no such domain
+  // hidden: offline, and the definition names the target while no image has that name yet: nobody can be on it.
+  // nowhere: no such disk, or no such domain.
+  enum class DiskOn { source, overlay, target, hidden, elsewhere, nowhere };
   enum class Copy { none, ours, ours_pivoting, foreign };
 
   Guest guest = Guest::absent;
@@ -23,10 +25,11 @@ struct Facts {
   Copy copy = Copy::none;
   bool copy_is_ready = false;  // <mirror ready='yes'>; says when to pivot, decides nothing here
   bool handover = false;       // the job's engine
-  // The source is open in the very client instance that had it open when the pivot began.
+  // The source is open in the very client instance that had it open when the pivot began; offline: no image ever had
+  // the target's name.
   bool never_left_source = false;
   // Of a handover whose switch began: the target is our clone, never got data of its own, and nobody
-  // has it open.
+  // has it open; offline also: no image ever had its name.
   bool target_untouched = false;
 
   bool operator==(const Facts&) const = default;
@@ -62,6 +65,7 @@ struct Verdict {
 //   pause     active    overlay    ours_pivoting  pivot            somebody asked libvirt to pivot
 //   pause     inactive  source     none           undo             the guest stopped before the switch
 //   pause     inactive  overlay    none           undo             the guest stopped before the switch
+//   pause     inactive  hidden     none           undo             the domain could not be started
 //   pause     absent    nowhere    none           undo             the domain is gone, the source has all its writes
 //   pause     any       any        any            held_unknown     somebody else works on this disk
 //   pivot     active    target     none           retire [M]       the guest is on the target
@@ -74,6 +78,7 @@ struct Verdict {
 //   pivot     active    overlay    none, never left   undo         the copy ended, the guest never left the source
 //   pivot     inactive  target     none           retire [M]       libvirt recorded the pivot
 //   pivot     inactive  target     none           hydrate [H]      libvirt recorded the pivot
+//   pivot     inactive  hidden     none           undo             the domain could not be started
 //   pivot     inactive  source     none, untouched    undo         the guest never wrote to the target
 //   pivot     inactive  overlay    none, untouched    undo         the guest never wrote to the target
 //   pivot     absent    nowhere    none, untouched    undo         the guest never wrote to the target
@@ -86,6 +91,7 @@ struct Verdict {
 //   retire    any       any        any            held_on_target   the domain no longer names the target
 //   undo      any       source     none, ours     undo             go on
 //   undo      any       overlay    none, ours     undo             go on
+//   undo      inactive  hidden     none           undo             go on
 //   undo      absent    nowhere    none           undo             go on
 //   undo      any       any        any            held_unknown     the disk is not on the source
 Verdict decide(Phase phase, const Facts& facts);

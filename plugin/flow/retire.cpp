@@ -13,16 +13,31 @@ namespace poolshift {
 namespace {
 
 constexpr std::int64_t kLookEveryMs = 100;
+constexpr std::int64_t kStartPatienceMs = 30'000;
 constexpr std::uint64_t kThickerThan = 50;  // one part in so many (2 %)
 
+// A domain that is off has it open nowhere; one that is being started soon has it open.
 Status prove_on_target(Swap& swap) {
-  auto cluster = swap.target_cluster();
-  if (!cluster) return cluster.error();
-  const auto target = (*cluster)->image(swap.record.target);
-  if (!target) return target.error();
-  if (!target->watchers.empty()) return {};
-  const auto domain = swap.ports.hypervisor.find_domain(swap.record.domain_uuid);
-  if (domain && !is_active(*domain)) return {};  // it has stopped since: nobody has the target open
+  const auto deadline_ms = swap.ports.system.monotonic_ms() + kStartPatienceMs;
+  for (;;) {
+    auto cluster = swap.target_cluster();
+    if (!cluster) return cluster.error();
+    const auto target = (*cluster)->image(swap.record.target);
+    if (!target) return target.error();
+    if (!target->watchers.empty()) return {};
+    const auto domain = swap.ports.hypervisor.find_domain(swap.record.domain_uuid);
+    if (!domain && domain.error().code != ErrorCode::not_found) return domain.error();
+    if (domain && !is_active(*domain)) return {};
+    if (!domain) {
+      return Error{ErrorCode::failed,
+                   fmt::format("domain '{}' is no longer defined on this host, and no client has target {} open",
+                               swap.record.domain_name, to_string(swap.record.target)),
+                   fmt::format("Define it again, with disk '{}' on {}; then run 'poolshift recover {}'.",
+                               swap.record.disk, to_string(swap.record.target), swap.record.job_id)};
+    }
+    if (swap.ports.system.monotonic_ms() >= deadline_ms) break;
+    POOLSHIFT_TRY(swap.wait_ms(kLookEveryMs));
+  }
   return Error{ErrorCode::failed,
                fmt::format("domain '{}' names target {}, but no client has it open", swap.record.domain_name,
                            to_string(swap.record.target)),

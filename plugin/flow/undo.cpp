@@ -79,7 +79,8 @@ Status put_away(Swap& swap, Cluster& cluster, const ImageName& name) {
   const auto image = cluster.image(name);
   if (!image && image.error().code == ErrorCode::not_found) return {};
   if (!image) return image.error();
-  if (name != staging_name(swap.record) && job_of(*image) != swap.record.job_id) return {};
+  const bool is_named_ours = name == staging_name(swap.record) || name == hidden_name(swap.record);
+  if (!is_named_ours && job_of(*image) != swap.record.job_id) return {};
   POOLSHIFT_TRY(prove_unused(swap, cluster, name));
   return cluster.move_to_trash(name);
 }
@@ -108,6 +109,7 @@ Status give_target_back(Swap& swap, Cluster& cluster) {
 // The guest runs on the source alone, and its definition says so.
 Status undo_switch(Swap& swap) {
   const JobRecord& record = swap.record;
+  if (record.offline) return give_definition_back(swap);
   POOLSHIFT_TRY(bring_guest_back(swap, kCancelPatienceMs));
   POOLSHIFT_TRY(end_copy(swap));
   // Of a domain that is off the overlay must be empty before its definition may forget it.
@@ -128,27 +130,27 @@ Status put_half_a_clone_away(Swap& swap, Cluster& cluster, const Image& target) 
 }
 
 // A copy that was asked for before the guardian stepped in, and begun after it, has written what the source has.
-Error written_clone(const JobRecord& record) {
+Error written_clone(const JobRecord& record, const ImageName& clone) {
   return {
       ErrorCode::failed,
-      fmt::format("target {}, the clone that job '{}' made, has data of its own", to_string(record.target),
-                  record.job_id),
+      fmt::format("image {}, the clone that job '{}' made, has data of its own", to_string(clone), record.job_id),
       fmt::format("The guest is on the source and never was on the clone. When 'rbd status' shows that nobody uses it, "
                   "remove it with 'rbd rm {}' and run 'poolshift recover {}'.",
-                  to_string(record.target), record.job_id)};
+                  to_string(clone), record.job_id)};
 }
 
 Status remove_clone(Swap& swap, Cluster& cluster) {
   const JobRecord& record = swap.record;
-  const auto target = cluster.image(record.target);
-  if (!target && target.error().code != ErrorCode::not_found) return target.error();
-  if (target && target->parent == parent_of_our_clone(record)) {
-    POOLSHIFT_TRY(prove_unused(swap, cluster, record.target));
-    const auto removed = cluster.remove_untouched_clone(record.target);
-    if (!removed && removed.error().code == ErrorCode::refused) return written_clone(record);
+  const ImageName name = record.offline ? hidden_name(record) : record.target;
+  const auto clone = cluster.image(name);
+  if (!clone && clone.error().code != ErrorCode::not_found) return clone.error();
+  if (clone && clone->parent == parent_of_our_clone(record)) {
+    POOLSHIFT_TRY(prove_unused(swap, cluster, name));
+    const auto removed = cluster.remove_untouched_clone(name);
+    if (!removed && removed.error().code == ErrorCode::refused) return written_clone(record, name);
     if (!removed) return removed;
-  } else if (target) {
-    POOLSHIFT_TRY(put_half_a_clone_away(swap, cluster, *target));
+  } else if (clone) {
+    POOLSHIFT_TRY(record.offline ? put_away(swap, cluster, name) : put_half_a_clone_away(swap, cluster, *clone));
   }
   auto source_cluster = swap.source_cluster();
   if (!source_cluster) return source_cluster.error();

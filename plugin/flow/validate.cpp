@@ -76,12 +76,19 @@ class Validator {
     JobRecord& plan = out_.plan;
     plan.engine = kMirror;
     plan.engine_reason = "asked for";
+    if (request_.engine == Engine::mirror && plan.offline) {
+      refuse("offline",
+             fmt::format("engine mirror copies in the guest's QEMU, and domain '{}' is shut off", domain_.name),
+             "Use engine handover, or start the domain.");
+    }
     if (request_.engine == Engine::mirror) return {};
-    const bool asked_for = request_.engine == Engine::handover;
+    // A clone is the only way to move a disk without QEMU.
+    const bool asked_for = request_.engine == Engine::handover || plan.offline;
     const auto obstacle = handover_obstacle();
     if (!obstacle) return obstacle.error();
     if (*obstacle && asked_for) {
-      refuse((*obstacle)->name.c_str(), (*obstacle)->found, (*obstacle)->advice);
+      const char* way_out = plan.offline ? " Started, the guest can be moved by engine mirror." : "";
+      refuse((*obstacle)->name.c_str(), (*obstacle)->found, (*obstacle)->advice + way_out);
     } else if (*obstacle) {
       warn((*obstacle)->name.c_str(), (*obstacle)->found, (*obstacle)->advice + " Engine mirror is used.");
       plan.engine_reason = fmt::format("no handover ({}): {}", (*obstacle)->name, (*obstacle)->found);
@@ -92,11 +99,12 @@ class Validator {
     } else {
       plan.engine = kHandover;
       plan.engine_reason = asked_for ? "asked for" : "everything that a handover needs is given";
-      plan.max_pause_ms = request_.max_pause_ms;
-      pass("handover",
-           fmt::format("the guest can be handed over; {} ({})",
-                       plan.hydration == Hydration::offload ? "the OSDs copy the data" : "QEMU copies the data",
-                       plan.hydration_reason));
+      if (plan.offline) plan.engine_reason = "the domain is shut off";
+      plan.max_pause_ms = plan.offline ? 0 : request_.max_pause_ms;
+      const char* flattens = plan.offline ? "librbd copies the data" : "QEMU copies the data";
+      pass("handover", fmt::format("the guest can be handed over; {} ({})",
+                                   plan.hydration == Hydration::offload ? "the OSDs copy the data" : flattens,
+                                   plan.hydration_reason));
     }
     return {};
   }
@@ -127,12 +135,19 @@ class Validator {
       return obstacle("handover_group", fmt::format("source {} is in group {}", source_name, source_.group),
                       "Take it out of the group.");
     }
+    // The clone has the source's bytes as they are, and the target is raw.
+    if (!disk_.format.empty() && disk_.format != "raw") {
+      return obstacle("handover_format",
+                      fmt::format("disk '{}' has the format {} on its image", disk_.target, disk_.format),
+                      "Only raw images can be cloned.");
+    }
     // QEMU reads what the target does not have yet from the source, as the target's user.
     if (auto rights = target_cluster_->may_write(disk_.image->pool, disk_.image->rbd_namespace); !rights) {
       if (rights.error().code == ErrorCode::unreachable) return rights.error();
       return obstacle("handover_rights", rights.error().message,
                       fmt::format("Give the target's user 'profile rbd' on pool '{}'.", disk_.image->pool));
     }
+    if (out_.plan.offline) return layout_obstacle();
     if (auto folder = ports_.system.make_passable_folder(options_.overlay_dir); !folder) {
       return obstacle("handover_overlay", folder.error().message, folder.error().advice);
     }
@@ -177,13 +192,16 @@ class Validator {
     auto domain = ports_.hypervisor.find_domain(request_.domain);
     if (!domain) return refuse_or_fail("domain", domain.error());
     domain_ = *domain;
-    if (!is_active(domain_)) {
-      refuse("domain", fmt::format("domain '{}' is shut off", domain_.name),
-             "Start it first; a swap moves the disk of a running guest.");
+    if (domain_.has_saved_state) {
+      refuse("saved_state", fmt::format("domain '{}' is shut off with a saved state", domain_.name),
+             fmt::format("It would go on with the source: start it, or drop the state with 'virsh "
+                         "managedsave-remove {}'.",
+                         domain_.name));
       return {};
     }
-    pass("domain",
-         fmt::format("domain '{}' is {}", domain_.name, domain_.state == DomainState::paused ? "paused" : "running"));
+    out_.plan.offline = !is_active(domain_);
+    const char* state = domain_.state == DomainState::paused ? "paused" : "running";
+    pass("domain", fmt::format("domain '{}' is {}", domain_.name, out_.plan.offline ? "shut off" : state));
     return {};
   }
 
@@ -232,6 +250,7 @@ class Validator {
     }
     if (out_.refused()) return {};
     pass("disk", fmt::format("{} is {}", where, to_string(*disk_.image)));
+    if (out_.plan.offline) return {};
     auto counters = ports_.hypervisor.disk_counters(domain_.uuid, disk_.target);
     if (!counters) return refuse_or_fail("disk", counters.error());
     out_.counters = *counters;
@@ -315,7 +334,12 @@ class Validator {
     auto source = source_cluster_->image(name);
     if (!source) return refuse_or_fail("source", source.error());
     source_ = *source;
-    if (source_.watchers.size() != 1) {
+    if (out_.plan.offline && !source_.watchers.empty()) {
+      refuse("source_watchers",
+             fmt::format("source {} is open in {} clients ({}), expected none: the domain is shut off", to_string(name),
+                         source_.watchers.size(), fmt::join(source_.watchers, ", ")),
+             "Close it there ('rbd status' lists who has it open); a client that died is forgotten after 30 s.");
+    } else if (!out_.plan.offline && source_.watchers.size() != 1) {
       refuse("source_watchers",
              fmt::format("source {} is open in {} clients ({}), expected only the guest's QEMU", to_string(name),
                          source_.watchers.size(), fmt::join(source_.watchers, ", ")),
@@ -345,8 +369,8 @@ class Validator {
     auto used = source_cluster_->used_bytes(name);
     if (!used) return refuse_or_fail("source", used.error());
     source_used_bytes_ = *used;
-    pass("source", fmt::format("source {} has {} bytes, {} used, one client", to_string(name), source_.spec.size_bytes,
-                               source_used_bytes_));
+    pass("source", fmt::format("source {} has {} bytes, {} used, {} client", to_string(name), source_.spec.size_bytes,
+                               source_used_bytes_, out_.plan.offline ? "no" : "one"));
     return {};
   }
 
@@ -607,7 +631,7 @@ class Validator {
     JobRecord& plan = out_.plan;
     plan.domain_uuid = domain_.uuid;
     plan.domain_name = domain_.name;
-    plan.source_watcher = source_.watchers.front();
+    plan.source_watcher = plan.offline ? "" : source_.watchers.front();
     plan.source_size_bytes = source_.spec.size_bytes;
     plan.source_used_bytes = source_used_bytes_;
     plan.source_unmaps = disk_.unmaps;

@@ -34,8 +34,10 @@ struct Disk {
   std::string file_path;           // set when the disk's source is a file
   std::optional<ImageName> image;  // set when the disk's source is RBD
   ClusterAccess access;            // only meaningful with `image`
+  std::string serial;              // <serial>; of a disk that Nova attached the id of its volume
   bool shareable = false;
   bool read_only = false;
+  std::string format;        // <driver type>: "raw", "qcow2"; empty: not said, which is raw
   bool encrypted = false;    // <encryption> on the source
   bool unmaps = false;       // <driver discard='unmap'>
   bool has_overlay = false;  // the source has a backing file
@@ -49,6 +51,7 @@ struct Domain {
   std::string name;
   DomainState state = DomainState::inactive;
   bool persistent = false;
+  bool has_saved_state = false;        // of an inactive one: its next start goes on from there, with the disks of then
   bool of_openstack = false;           // Nova's metadata is in its XML
   std::vector<Disk> disks;             // of the live XML when active, else of the persistent one
   std::vector<Disk> persistent_disks;  // of the persistent XML; empty for a transient domain
@@ -128,7 +131,8 @@ class Hypervisor {
   // the first starts the commit, one that finds it ready switches. That it is done is read from the domain's XML.
   // Ok when there is no overlay. The guest may run meanwhile.
   virtual Status commit_overlay(const std::string& uuid, const std::string& disk) = 0;
-  // The persistent definition names `image` for this disk from now on; a running guest is not touched.
+  // The persistent definition names `image` for this disk from now on; nothing else in it changes, and a running guest
+  // is not touched: it goes on with what it has. Who starts the domain after this call has returned gets `image`.
   virtual Status redefine_disk(const std::string& uuid, const std::string& disk, const ImageName& image,
                                const ClusterAccess& access) = 0;
 

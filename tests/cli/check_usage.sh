@@ -83,6 +83,28 @@ run 0 recover
 out_has 'nothing to recover'
 run 5 doctor --patience 1 --json
 last_line_is_json_with findings
+# nova_doctor_says COMMAND...: what a poolshift-nova-doctor that does this adds.
+nova_doctor_says() {
+  printf '#!/bin/sh\n%s\n' "$*" >"$folder/bin/poolshift-nova-doctor"
+  chmod 755 "$folder/bin/poolshift-nova-doctor"
+  PATH=$folder/bin:$PATH run 5 doctor --patience 1 --nova-conf "$folder/nova.conf" --json
+}
+mkdir "$folder/bin"
+nova_doctor_says 'cat >&2; echo "{\"findings\":[{\"name\":\"cinder_types\",\"result\":\"pass\",\"found\":\"$2\",\"do\":\"\"}]}"'
+out_has "\"name\":\"cinder_types\",\"result\":\"pass\",\"found\":\"$folder/nova.conf\""
+err_has '{"schema":1,"disks":[]}'
+nova_doctor_says 'exit 3'
+out_has "nova.conf' ended with 3"
+nova_doctor_says 'kill -9 $$'
+out_has 'was ended by signal 9'
+nova_doctor_says 'echo rubbish'
+out_has 'gave no findings'
+nova_doctor_says 'yes'
+out_has 'wrote more than'
+rm "$folder/bin/poolshift-nova-doctor"
+PATH=$folder/bin run 5 doctor --patience 1 --nova-conf "$folder/nova.conf" --json
+out_has 'cannot be started: No such file or directory'
+
 run 3 check --domain guest --disk vda --to pool/image --patience 1 --json
 last_line_is_json_with error code
 run 5 status --state-dir /dev/null/x

@@ -842,7 +842,6 @@ TEST_CASE("an inactive domain is redefined as it was", "[hypervisor]") {
   };
   const auto before = definition();
   REQUIRE_OK(hypervisor.insert_overlay(paused.uuid, "vda", paused.overlay));
-  CHECK_ERROR(hypervisor.redefine_disk(paused.uuid, "vda", paused.source, world().access()), ErrorCode::busy);
   world().power_off(paused.guest);
   // The definition names the overlay, which we remove: at the next start there would be no such file.
   CHECK(hypervisor.find_domain(paused.guest)->persistent_disks.at(0).file_path == paused.overlay);
@@ -852,6 +851,20 @@ TEST_CASE("an inactive domain is redefined as it was", "[hypervisor]") {
   REQUIRE_OK(hypervisor.redefine_disk(paused.uuid, "vda", paused.target, world().access()));
   CHECK(hypervisor.find_domain(paused.guest)->disks.at(0).image == paused.target);
   CHECK_ERROR(hypervisor.resume(paused.uuid), ErrorCode::failed);
+}
+
+TEST_CASE("a domain with a managed save is told from one without", "[hypervisor]") {
+  auto cluster = connect();
+  auto& hypervisor = world().hypervisor();
+  const auto guest = prepare_guest(*cluster).guest;
+  CHECK_FALSE(hypervisor.find_domain(guest)->has_saved_state);
+  virsh("managedsave " + guest);
+  const auto saved = hypervisor.find_domain(guest);
+  REQUIRE_OK(saved);
+  CHECK(saved->state == DomainState::inactive);
+  CHECK(saved->has_saved_state);
+  virsh("managedsave-remove " + guest);
+  CHECK_FALSE(hypervisor.find_domain(guest)->has_saved_state);
 }
 
 TEST_CASE("the guardian brings a guest back", "[guardian]") {

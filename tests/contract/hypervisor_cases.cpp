@@ -518,7 +518,6 @@ TEST_CASE("a guest that is off with its overlay is told of another image", "[hyp
   const auto& uuid = before.uuid;
   const auto overlay = new_overlay(64 * kMiB);
   REQUIRE_OK(hypervisor.insert_overlay(uuid, "vda", overlay));
-  CHECK_ERROR(hypervisor.redefine_disk(uuid, "vda", image, world().access()), ErrorCode::busy);
   world().power_off(guest);
 
   const auto off = domain_of(guest);
@@ -540,6 +539,30 @@ TEST_CASE("a guest that is off with its overlay is told of another image", "[hyp
       CHECK_FALSE(disk.has_overlay);
     }
   }
+}
+
+TEST_CASE("the definition of a guest that runs is changed, the guest is not", "[hypervisor]") {
+  auto& hypervisor = world().hypervisor();
+  auto cluster = connect();
+  const auto image = new_image(*cluster, world().pool(), 64 * kMiB);
+  const auto other = new_image(*cluster, world().other_pool(), 64 * kMiB);
+  const auto guest = world().start_guest({{.target = "vda", .image = image, .writes_per_s = 50}});
+  const auto& uuid = domain_of(guest).uuid;
+  REQUIRE_OK(hypervisor.redefine_disk(uuid, "vda", other, world().access()));
+  const auto redefined = domain_of(guest);
+  CHECK(redefined.disks.at(0).image == image);
+  CHECK(redefined.persistent_disks.at(0).image == other);
+  CHECK(redefined.persistent_disks.at(0).access == redefined.disks.at(0).access);
+  CHECK_FALSE(redefined.has_saved_state);
+  CHECK(cluster->image(image)->watchers.size() == 1);
+  CHECK(writes_on(uuid, 1));
+  world().power_off(guest);
+  CHECK(domain_of(guest).disks.at(0).image == other);
+  CHECK_FALSE(domain_of(guest).has_saved_state);
+
+  const auto transient = world().start_guest({{.target = "vda", .image = image}}, Start::transient);
+  CHECK_ERROR(hypervisor.redefine_disk(domain_of(transient).uuid, "vda", other, world().access()), ErrorCode::failed);
+  CHECK(domain_of(transient).disks.at(0).image == image);
 }
 
 TEST_CASE("a guardian lets a guest run that nobody else resumes", "[hypervisor][system]") {

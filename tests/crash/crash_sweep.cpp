@@ -52,6 +52,7 @@ struct Scenario {
   Hydration hydration = Hydration::offload;
   bool paused_before = false;
   bool stops_writing = false;  // it is idle: nothing ever makes the target its own
+  bool offline = false;        // the domain is shut off
 };
 
 const Scenario kScenarios[] = {
@@ -81,6 +82,16 @@ const Scenario kScenarios[] = {
     {.name = "handover, guest was paused", .engine = Engine::handover, .paused_before = true},
     {.name = "handover, idle guest", .engine = Engine::handover, .stops_writing = true},
     {.name = "handover, flattened", .engine = Engine::handover, .hydration = Hydration::flatten},
+    {.name = "offline", .engine = Engine::handover, .offline = true},
+    {.name = "offline, target is created", .create = true, .engine = Engine::handover, .offline = true},
+    {.name = "offline, target is larger", .larger = true, .engine = Engine::handover, .offline = true},
+    {.name = "offline, source goes to the trash", .trash = true, .engine = Engine::handover, .offline = true},
+    {.name = "offline, cancelled", .cancelled = true, .engine = Engine::handover, .offline = true},
+    {.name = "offline, flattened",
+     .create = true,
+     .engine = Engine::handover,
+     .hydration = Hydration::flatten,
+     .offline = true},
 };
 
 // One process: its ports and its view of the state folder.
@@ -112,6 +123,10 @@ struct Stage {
     world.fill(*domain, "vda", 24);
     world.files[kGuardian].content = "a program";
     if (scenario.paused_before) domain->state = DomainState::paused;
+    if (scenario.offline) {
+      world.advance(100);
+      world.shut_down(*domain);
+    }
     instance_before = domain->instance;
     world.copy_bytes_per_s = scenario.hot ? 3'000'000 : 2'000'000;
     if (scenario.copy_fails && !scenario.hot) world.copies_fail_after_bytes = 8 * fakes::kBlockBytes;
@@ -140,7 +155,9 @@ struct Stage {
     JobRecord record = validation->plan;
     record.job_id = process.system->random_id();
     job_id = record.job_id;
-    if (record.engine == kHandover) record.overlay_path = std::string(kOverlayDir) + "/" + job_id + ".qcow2";
+    CHECK(record.offline == scenario.offline);
+    if (record.engine == kHandover && !record.offline)
+      record.overlay_path = std::string(kOverlayDir) + "/" + job_id + ".qcow2";
     record.started_wall_ms = process.system->wall_clock_ms();
     auto journal = process.store.create(record);
     REQUIRE(journal);
@@ -369,9 +386,143 @@ TEST_CASE("a swap that nobody disturbs ends as asked") {
   }
 }
 
+// What a person or a scheduler does to a domain that is off, at any moment.
+struct Meddling {
+  const char* name;
+  bool shows;  // on the source, for as long as the swap may look
+  void (*act)(Stage& stage);
+};
+
+const Meddling kMeddlings[] = {
+    {"started", true, [](Stage& stage) { stage.world.start_qemu(*stage.domain); }},
+    {"started, and shut down after some writes", false,
+     [](Stage& stage) {
+       stage.world.start_qemu(*stage.domain);
+       stage.world.advance(20);
+       stage.world.shut_down(*stage.domain);
+     }},
+    {"started, and its QEMU dies", true,
+     [](Stage& stage) {
+       stage.world.start_qemu(*stage.domain);
+       stage.world.advance(20);
+       stage.world.kill_qemu(*stage.domain);
+     }},
+};
+
+// A person runs recover until the job has ended; then the domain can be started, and nothing is missing.
+void check_offline_ended(Stage& stage) {
+  stage.check_ended();
+  stage.world.advance(31'000);
+  stage.world.start_qemu(*stage.domain);
+  CHECK(stage.domain->state == DomainState::running);
+  stage.world.advance(100);
+  stage.check_data();
+}
+
+TEST_CASE("a domain that is off is started by somebody at any call: it waits or wins") {
+  for (const auto& scenario : kScenarios) {
+    if (!scenario.offline) continue;
+    for (const auto& meddling : kMeddlings) {
+      const auto calls = calls_of_a_whole_swap(scenario);
+      int won = 0;
+      int refused = 0;
+      int on_target = 0;
+      for (std::uint64_t number = 1; number <= calls; number += kEvery) {
+        INFO("scenario '" << scenario.name << "', " << meddling.name << " at call " << number << " of " << calls);
+        Stage stage(scenario);
+        const auto instance = stage.domain->instance;
+        bool hidden = false;
+        stage.world.happen_at(number, [&] {
+          if (stage.job_id.empty()) return;  // it is only being validated
+          meddling.act(stage);
+          hidden = stage.domain->instance == instance;
+        });
+        stage.swap();
+        if (is_held(stage.last->phase)) {
+          stage.check_data();
+          stage.recover();
+        }
+        check_offline_ended(stage);
+        refused += hidden ? 1 : 0;
+        won += !hidden && stage.last->phase == Phase::undone ? 1 : 0;
+        on_target += !hidden && stage.last->phase == Phase::done ? 1 : 0;
+      }
+      if (scenario.cancelled) continue;
+      CHECK((won > 0) == meddling.shows);
+      CHECK(refused > 0);
+      CHECK(on_target > 0);
+    }
+  }
+}
+
+// The worst that can happen to a snapshot: a guest that comes before it and goes after it.
+TEST_CASE("a domain that is off is started at any call and shut down at any later one") {
+  for (const auto& scenario : kScenarios) {
+    if (!scenario.offline || scenario.larger || scenario.trash) continue;
+    const auto calls = calls_of_a_whole_swap(scenario);
+    for (std::uint64_t number = 1; number <= calls; number += kEvery) {
+      for (std::uint64_t later = 1; later <= 12; ++later) {
+        INFO("scenario '" << scenario.name << "', started at call " << number << " of " << calls << ", shut down "
+                          << later << " calls later");
+        Stage stage(scenario);
+        stage.world.happen_at(number, [&] {
+          if (!stage.job_id.empty()) stage.world.start_qemu(*stage.domain);
+        });
+        stage.world.happen_at(number + later, [&] { stage.world.shut_down(*stage.domain); });
+        stage.swap();
+        if (is_held(stage.last->phase)) {
+          stage.check_data();
+          stage.recover();
+        }
+        check_offline_ended(stage);
+      }
+    }
+  }
+}
+
+TEST_CASE("the process dies at any call, a domain that is off is started, and recover runs") {
+  for (const auto& scenario : kScenarios) {
+    if (!scenario.offline) continue;
+    for (const auto& meddling : kMeddlings) {
+      const auto calls = calls_of_a_whole_swap(scenario);
+      for (std::uint64_t number = 1; number <= calls; number += kEvery) {
+        for (const auto when :
+             {FakeWorld::CrashWhen::before, FakeWorld::CrashWhen::after, FakeWorld::CrashWhen::torn}) {
+          INFO("scenario '" << scenario.name << "', " << meddling.name << ", process died " << name_of(when) << " call "
+                            << number << " of " << calls);
+          Stage stage(scenario);
+          if (!swap_until(stage, number, when)) continue;
+          meddling.act(stage);
+          stage.world.advance(100);
+          stage.recover();
+          check_offline_ended(stage);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a domain that is off is started while recover is at work") {
+  for (const auto& scenario : kScenarios) {
+    if (!scenario.offline || scenario.cancelled) continue;
+    const auto calls = calls_of_a_whole_swap(scenario);
+    for (std::uint64_t number = 1; number <= calls; number += 2 * kEvery) {
+      for (std::uint64_t second = 1; second <= 30; second += kEvery) {
+        INFO("scenario '" << scenario.name << "', process died after call " << number << " of " << calls
+                          << ", started at recover's call " << second);
+        Stage stage(scenario);
+        if (!swap_until(stage, number, FakeWorld::CrashWhen::after)) continue;
+        stage.world.happen_at(second, [&] { stage.world.start_qemu(*stage.domain); });
+        stage.recover();
+        check_offline_ended(stage);
+      }
+    }
+  }
+}
+
 TEST_CASE("a guest that we suspended runs again, whoever dies or hangs") {
   for (const auto& scenario : kScenarios) {
-    if (scenario.engine != Engine::handover) continue;
+    if (scenario.engine != Engine::handover || scenario.offline) continue;
     const auto calls = calls_of_a_whole_swap(scenario);
     for (std::uint64_t number = 1; number <= calls; number += kEvery) {
       for (const auto when : {FakeWorld::CrashWhen::before, FakeWorld::CrashWhen::after}) {
@@ -396,7 +547,7 @@ TEST_CASE("a guest that we suspended runs again, whoever dies or hangs") {
 
 TEST_CASE("the process and its guardian die at any call: recover lets the guest run") {
   for (const auto& scenario : kScenarios) {
-    if (scenario.engine != Engine::handover) continue;
+    if (scenario.engine != Engine::handover || scenario.offline) continue;
     const auto calls = calls_of_a_whole_swap(scenario);
     for (std::uint64_t number = 1; number <= calls; number += kEvery) {
       INFO("scenario '" << scenario.name << "', dies after call " << number << " of " << calls);

@@ -31,6 +31,7 @@ Domain shown(const FakeDomain& fake) {
   domain.name = fake.name;
   domain.state = fake.state;
   domain.persistent = fake.persistent;
+  domain.has_saved_state = fake.has_saved_state && fake.state == DomainState::inactive;
   domain.of_openstack = fake.of_openstack;
   for (const auto& disk : fake.disks) {
     Disk live = disk.shown;
@@ -225,9 +226,10 @@ class FakeHypervisor : public Hypervisor {
                        const ClusterAccess& access) override {
     return call([&]() -> Status {
       return on_disk(uuid, target, [&](FakeDomain& domain, FakeDisk& disk) -> Status {
-        if (domain.state != DomainState::inactive) return busy(fmt::format("domain '{}' is active", domain.name));
+        if (!domain.persistent) return failed(fmt::format("domain '{}' is transient", domain.name));
         disk.persistent_image = image;
         disk.persistent_overlay.clear();
+        if (has_qemu(domain)) return {};
         disk.overlay.reset();
         disk.shown.image = image;
         disk.shown.access = access;

@@ -388,12 +388,25 @@ void FakeWorld::kill_qemu(FakeDomain& domain) {
   domain.state = DomainState::inactive;
 }
 
+void FakeWorld::shut_down(FakeDomain& domain) {
+  if (domain.state == DomainState::inactive) return;
+  const auto open = domain.disks;
+  kill_qemu(domain);
+  for (const auto& disk : open) {
+    if (!disk.shown.image) continue;
+    if (FakeImage* fake = image(*disk.shown.image)) fake->watchers.erase(watcher_of(domain, *disk.shown.image));
+  }
+}
+
 void FakeWorld::start_qemu(FakeDomain& domain) {
   for (auto& disk : domain.disks) {
     if (disk.persistent_overlay.empty()) continue;
     const auto file = files.find(disk.persistent_overlay);
     if (file == files.end() || !file->second.qcow2) return;
     disk.overlay = FakeOverlay{disk.persistent_overlay, file->second.qcow2};
+  }
+  for (const auto& disk : domain.disks) {
+    if (disk.shown.image && image(*disk.shown.image) == nullptr) return;
   }
   ++domain.instance;
   domain.state = DomainState::running;

@@ -107,6 +107,7 @@ struct FakeDomain {
   std::string name;
   DomainState state = DomainState::running;
   bool persistent = true;
+  bool has_saved_state = false;
   bool of_openstack = false;
   int instance = 0;            // of QEMU; another one after each start
   std::int64_t paused_ms = 0;  // for so long it has been paused now
@@ -166,7 +167,8 @@ class FakeWorld {
   // --- what happens
   void advance(std::int64_t duration_ms);
   void kill_qemu(FakeDomain& domain);   // a persistent domain stays defined, a transient one is gone
-  void start_qemu(FakeDomain& domain);  // it stays off when the file of an overlay is gone
+  void start_qemu(FakeDomain& domain);  // it stays off when the file of an overlay or an image is not there
+  void shut_down(FakeDomain& domain);   // by its guest: images are closed, no watch is left
   void process_dies();                  // locks are dropped, guardians see it, nothing else changes
   void host_crashes();                  // processes and QEMUs die, files fall back to what is durable
   // The next port calls: throw Crash at call `number` (from 1), before or after it has acted, or in its middle.

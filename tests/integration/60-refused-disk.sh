@@ -29,13 +29,14 @@ test_unknown_domain() {
   refused domain '00000000-0000-4000-8000-000000000000' --domain 00000000-0000-4000-8000-000000000000 --disk vda --to "$target"
 }
 
-test_domain_that_is_shut_off() {
+# Of one whose image is there 35-offline.sh has more.
+test_domain_that_is_shut_off_without_its_image() {
   local off xml
   off=$(name off)
   xml=$(guest start "$off" --disk "vda=volumes-hdd/off-$kFileTag" --xml-only)
   at_end virsh undefine "$off"
   virsh define <(echo "$xml")
-  refused domain 'shut off' --domain "$off" --disk vda --to "$target"
+  refused source "off-$kFileTag" --domain "$off" --disk vda --to "$target"
 }
 
 test_unknown_disk() {

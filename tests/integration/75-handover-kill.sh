@@ -9,9 +9,7 @@
 
 engine=handover
 kFill=192M # a third of it comes by the guest's own writes
-kMaxPause=3
 kBound=$((kMaxPause + 2)) # seconds until the guest must run again
-kAtCall=$POOLSHIFT_BUILD_DIR/tests/preload/at-call.so
 
 # The watch of a client that was killed ends sooner than after the usual 30 s: watches that are made from now on.
 boot_with_short_watches() {
@@ -21,19 +19,6 @@ boot_with_short_watches() {
   boot
 }
 
-# start_swap_with STEP before|after COMMAND: a swap in the background that has COMMAND done at this point.
-start_swap_with() {
-  new_target
-  to_id=$(image_id "$to")
-  remember_jobs
-  say "$2 $1: $3"
-  LD_PRELOAD=$kAtCall POOLSHIFT_AT=$1 POOLSHIFT_AT_WHEN=$2 POOLSHIFT_AT_DO=": >'$T/reached'; $3" \
-    start_swap "$web" vda "$to" --max-pause "$kMaxPause" --log-file "$T/poolshift.log"
-  wait_for_job
-  until_true 60 test -e "$T/reached" || fail "the swap did not come to this point: $(<"$T/swap.err")"
-  writes=$(acknowledged "$web" vda)
-}
-
 # assert_runs_again SECONDS: seen from libvirt, and the guest writes.
 assert_runs_again() {
   local began=${EPOCHREALTIME/[.,]/}
@@ -41,20 +26,6 @@ assert_runs_again() {
   say "the guest runs after $(((${EPOCHREALTIME/[.,]/} - began) / 1000)) ms"
 }
 guest_runs() { [[ $(state_of_domain "$web") == running ]] && wrote_more_than "$web" vda $((writes + 20)); }
-
-# assert_put_away STATE: what was the target's is where it belongs; nothing else is in the trash.
-assert_put_away() {
-  local pool trash=''
-  for pool in $STACK_POOLS; do trash+=$(trash_of "$pool" | jq -r --arg pool "$pool" '.[] | "\($pool)/\(.name)"'); done
-  if [[ $1 == 'done' ]]; then
-    assert_equal "$trash" "${to%/*}/poolshift.$job" "the trash"
-    empty_trash "${to%/*}"
-  else
-    assert_equal "$trash" '' "the trash"
-    assert_equal "$(image_id "$to")" "$to_id" "the image that has the target's name"
-    assert_equal "$(used_bytes "$to")" 0 "bytes on the target that was given back"
-  fi
-}
 
 # await_end STATE-REGEX: the swap ends so by itself; its report is right and there is nothing to recover. The state is
 # in $state.

@@ -239,8 +239,10 @@ state_of_domain() { virsh domstate "$1" | head -n 1; }
 
 guest_check() { "$POOLSHIFT_BUILD_DIR/tests/guest/guest-check" --conf "$STACK_CEPH_CONF" --json "$@"; }
 
+serial_log() { echo "$STACK_DIR/guests/$1/serial.log"; }
+
 # acknowledged GUEST DISK: number of writes so far.
-acknowledged() { grep -c "^A $2 " "$STACK_DIR/guests/$1/serial.log" || true; }
+acknowledged() { grep -c "^A $2 " "$(serial_log "$1")" || true; }
 
 wrote_more_than() { (($(acknowledged "$1" "$2") > $3)); }
 
@@ -253,8 +255,7 @@ wait_for_writes() {
 
 # assert_data GUEST DISK IMAGE [GUEST-CHECK-OPTIONS...]: IMAGE holds every write of the guest that was acknowledged, and there were no errors.
 assert_data() {
-  local log=$STACK_DIR/guests/$1/serial.log
-  guest_check --image "$3" --disk "$2" --log "$log" "${@:4}" >"$T/data.json" ||
+  guest_check --image "$3" --disk "$2" --log "$(serial_log "$1")" "${@:4}" >"$T/data.json" ||
     fail "the data on $3 is not right: $(jq -c '[.blocks, .violations]' "$T/data.json")"
   assert_json "$T/data.json" '.ok and .blocks.acknowledged_and_right > 0 and .log.errors == 0'
   say "data on $3: $(jq -c .blocks "$T/data.json")"

@@ -2,6 +2,8 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # what is set here is for the tests
 
 web=$(name web)
+kMaxPause=3 # seconds
+kAtCall=$POOLSHIFT_BUILD_DIR/tests/preload/at-call.so
 kFill=64M # of the disk of 256 MiB; the guest writes to the first 64 MiB
 
 boot() {
@@ -44,6 +46,19 @@ new_target() {
 
 drop_unused() { [[ $(disk_image "$web" vda) == "$1" ]] || drop_image "$1"; }
 
+# start_swap_with STEP before|after COMMAND: a swap in the background that has COMMAND done at this point.
+start_swap_with() {
+  new_target
+  to_id=$(image_id "$to")
+  remember_jobs
+  say "$2 $1: $3"
+  LD_PRELOAD=$kAtCall POOLSHIFT_AT=$1 POOLSHIFT_AT_WHEN=$2 POOLSHIFT_AT_DO=": >'$T/reached'; $3" \
+    start_swap "$web" vda "$to" --max-pause "$kMaxPause" --log-file "$T/poolshift.log"
+  wait_for_job
+  until_true 60 test -e "$T/reached" || fail "the swap did not come to this point: $(<"$T/swap.err")"
+  writes=$(acknowledged "$web" vda)
+}
+
 kill_swap() {
   kill -KILL "$swap_pid" 2>/dev/null || true # it may just have ended
   wait "$swap_pid" 2>/dev/null || true
@@ -77,6 +92,20 @@ assert_recovered() {
   poolshift status "$job" --json
   assert_report '.running == false and .state == $state and .guest_on == $guest_on' \
     --arg state "$state" --arg guest_on "$guest_on"
+}
+
+# assert_put_away STATE: what was the target's is where it belongs; nothing else is in the trash.
+assert_put_away() {
+  local pool trash=''
+  for pool in $STACK_POOLS; do trash+=$(trash_of "$pool" | jq -r --arg pool "$pool" '.[] | "\($pool)/\(.name)"'); done
+  if [[ $1 == 'done' ]]; then
+    assert_equal "$trash" "${to%/*}/poolshift.$job" "the trash"
+    empty_trash "${to%/*}"
+  else
+    assert_equal "$trash" '' "the trash"
+    assert_equal "$(image_id "$to")" "$to_id" "the image that has the target's name"
+    assert_equal "$(used_bytes "$to")" 0 "bytes on the target that was given back"
+  fi
 }
 
 qemu_is_gone() { [[ $(state_of_domain "$web") == 'shut off' ]]; }

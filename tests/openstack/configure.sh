@@ -22,13 +22,6 @@ choose_ports() {
 
 # --- sections that several files have --------------------------------------------------------------------------------
 
-# section NAME LINES...
-section() {
-  printf '\n[%s]\n' "$1"
-  shift
-  printf '%s\n' "$@"
-}
-
 # Who the services are to each other: one user for all, with the roles admin and service.
 as_service() {
   printf '%s\n' auth_type=password "auth_url=$(url keystone)/v3" username=service "password=$password" \
@@ -283,4 +276,12 @@ write_python_path() {
     echo "__import__('pkg_resources').declare_namespace(__name__)" >"$dir/python/$namespace/__init__.py"
   done
   ln -s "$shim/nova/virt/poolshift" "$dir/python/nova/virt/poolshift"
+  ln -s "$here/die_at.py" "$dir/python/sitecustomize.py"
+  mkdir -p "$dir/bin"
+  cat >"$dir/bin/poolshift-nova-doctor" <<END
+#!/bin/sh
+export PYTHONPATH='$dir/python'
+exec /usr/bin/python3 -m nova.virt.poolshift.doctor "\$@"
+END
+  chmod 755 "$dir/bin/poolshift-nova-doctor"
 }

@@ -1,139 +1,8 @@
 #!/bin/bash
 # Retypes of an attached volume, by a real Cinder and a real Nova, under a server that writes; also when a service dies in
 # the middle. Run by tests/openstack/run.
-# shellcheck source=tests/integration/functions.sh
-. "$(dirname -- "$0")/../integration/functions.sh"
-# shellcheck disable=SC2034 # used by what is sourced
-engine=mirror
-
-kSettledSeconds=120 # what may pass until all is right again after a death
-
-service() { "$tests/openstack/service" "$OPENSTACK_DIR" "$@" </dev/null; }
-server() { "$tests/openstack/guest" "$OPENSTACK_DIR" "$@" </dev/null; }
-sql() { mariadb --no-defaults --socket="$OPENSTACK_MYSQL_SOCKET" --user=root --batch --skip-column-names "$1" -e "$2"; }
-
-# --- a server with disks to move --------------------------------------------------------------------------------------
-
-boot() {
-  export S=$OPENSTACK_POOLSHIFT_STATE_DIR POOLSHIFT_STATE_DIR=$OPENSTACK_POOLSHIFT_STATE_DIR
-  POOLSHIFT_OVERLAY_DIR=$OPENSTACK_POOLSHIFT_OVERLAY_DIR
-  # Short: Nova gives a server that it starts again only the beginning of a long command line.
-  local work=mode=random,rate=9,fill=8M
-  server image writer vdb=mode=random,rate=50,span=48M,fill=48M "vdc=$work" "vdd=$work"
-  at_end openstack image delete writer
-  openstack volume type create any
-  at_end openstack volume type delete any
-  at_end delete_volumes
-  openstack server create --image writer --flavor small --nic none --wait web
-  at_end openstack server delete --wait web
-  server follow web
-  domain=$(server domain web)
-  volume=$(attach hdd vdb)
-  second=$(attach any vdc)
-  lost=$(attach hdd-same vdd)
-  volumes=3
-}
-
-# attach TYPE DISK: the id of a volume that the server has filled.
-attach() {
-  local id
-  id=$(openstack volume create --type "$1" --size 1 data -f value -c id)
-  until_true 60 volume_is "$id" available
-  openstack server add volume web "$id" >&2
-  server wait web "^FILLED $2 " 300 >&2
-  echo "$id"
-}
-
-# The server that had them is gone.
-delete_volumes() {
-  local id
-  for id in "$volume" "$second" "$lost"; do
-    until_true 60 volume_is "$id" available
-    openstack volume delete "$id"
-    until_true 60 volume_is "$id" deleted
-  done
-}
-volume_is() { [[ $(sql cinder "select status from volumes where id = '$1'") == "$2" ]]; }
-
-# As in functions.sh, of a server.
-acknowledged() { grep -c "^A $2 " "$(server log "$1")" || true; }
-assert_server_data() {
-  guest_check --image "$2" --disk "$1" --log "$(server log web)" >"$T/data.json" ||
-    fail "the data on $2 is not right: $(jq -c '[.blocks, .violations]' "$T/data.json")"
-  assert_json "$T/data.json" '.ok and .blocks.acknowledged_and_right > 0'
-}
-
-retype() { openstack volume set --type "$2" --retype-policy on-demand "$1"; }
-
-# settled VOLUME: Cinder has nothing more to do with it.
-settled() {
-  local state
-  state=$(sql cinder "select concat(status, ' ', ifnull(migration_status, '')) from volumes where id = '$1'")
-  [[ $state =~ ^in-use\ (success|error)?$ && $(sql cinder 'select count(*) from volumes where deleted = 0') == "$volumes" ]]
-}
-settled_as() { settled "$1" && [[ $(type_of "$1") == "$2" ]]; }
-type_of() {
-  sql cinder "select t.name from volumes v join volume_types t on t.id = v.volume_type_id where v.id = '$1'"
-}
-
-# The image that Cinder means: where its host says, and after a migration with the name of another id.
-image_of() {
-  sql cinder "select concat('volumes-', substring_index(host, '#', -1), '/volume-', ifnull(_name_id, id)) from volumes
-    where id = '$1'"
-}
-
-# assert_of_one_mind [VOLUME DISK]: Cinder, Nova, libvirt and the cluster name the same image; the data is there.
-assert_of_one_mind() {
-  local id=${1:-$volume} disk=${2:-vdb} image bdm attachments
-  image=$(image_of "$id")
-  assert_equal "$(disk_image "$domain" "$disk")" "$image" "disk of the running domain"
-  assert_equal "$(disk_image "$domain" "$disk" --inactive)" "$image" "disk of the persistent domain"
-  bdm=$(sql nova "select connection_info from block_device_mapping where deleted = 0 and volume_id = '$id'")
-  assert_equal "$(jq -r .data.name <<<"$bdm")" "$image" "image in Nova's BDM"
-  attachments=$(sql cinder "select group_concat(attach_status) from volume_attachment where deleted = 0 and volume_id = '$id'")
-  assert_equal "$attachments" attached "attachments of the volume"
-  until_true 45 has_watchers "$image" 1 || fail "watchers of $image: $(watchers "$image")"
-  wait_for_writes web "$disk" 20
-  assert_server_data "$disk" "$image"
-}
-
-reboot_hard() {
-  openstack server reboot --hard --wait web
-  wait_for_writes web vdb 20
-}
-
-other_type() { if [[ $(type_of "$volume") == hdd ]]; then echo ssd; else echo hdd; fi; }
-
-# configure [KEY=VALUE]...: these options of [poolshift], and no others that tests set.
-configure() {
-  local pair
-  sed -i '/^\(bandwidth\|engine\) = /d' "$OPENSTACK_NOVA_CONF"
-  for pair in "$@"; do sed -i "s/^\[poolshift\]\$/&\n${pair%%=*} = ${pair#*=}/" "$OPENSTACK_NOVA_CONF"; done
-  service restart nova-compute
-}
-
-# begin_slow_retype PHASE [OPTIONS...]: returns when the job, $job, is in that phase.
-begin_slow_retype() {
-  local phase=$1
-  shift
-  at_end configure
-  configure bandwidth=4 "$@"
-  remember_jobs
-  retype "$volume" "$(other_type)"
-  until_true 60 new_job
-  wait_for_phase "$phase"
-}
-new_job() {
-  local journal
-  for journal in "$S"/jobs/*.journal; do
-    job=${journal##*/}
-    job=${job%.journal}
-    [[ -e $T/known/${journal##*/} ]] || return 0
-  done
-  return 1
-}
-
-# --- tests -----------------------------------------------------------------------------------------------------------
+# shellcheck source=tests/openstack/server.sh
+. "$(dirname -- "$0")/server.sh"
 
 test_retype_there_and_back() {
   local to i
@@ -171,8 +40,6 @@ test_migrate() {
     assert_of_one_mind "$second" vdc
   done
 }
-other_backend() { if [[ $(image_of "$1") == volumes-hdd/* ]]; then echo ssd; else echo hdd; fi; }
-is_in() { settled "$2" && [[ $(image_of "$2") == "volumes-$1/"* ]]; }
 
 test_two_volumes_of_a_server_at_once() {
   local to second_to
@@ -192,7 +59,8 @@ test_life_after_a_retype() {
   to=$(other_type)
   retype "$volume" "$to"
   until_true 120 settled_as "$volume" "$to"
-  say 'hard reboot'
+  say 'reboots'
+  openstack server reboot --soft --wait web
   reboot_hard
   assert_of_one_mind
   say 'snapshot'
@@ -202,34 +70,177 @@ test_life_after_a_retype() {
   until_true 60 snapshot_is "$snapshot" deleted
   say 'stop, detach, attach, start'
   openstack server stop web
-  until_true 120 server_is stopped
+  until_true 120 server_is web stopped
   openstack server remove volume web "$volume"
   until_true 60 volume_is "$volume" available
   openstack server add volume --device /dev/vdb web "$volume"
   until_true 60 volume_is "$volume" in-use
   openstack server start web
-  until_true 120 server_is active
+  until_true 120 server_is web active
   wait_for_writes web vdb 20
   assert_of_one_mind
 }
 snapshot_is() { [[ $(sql cinder "select status from snapshots where id = '$1'") == "$2" ]]; }
-server_is() { [[ $(sql nova "select vm_state from instances where deleted = 0 and display_name = 'web'") == "$1" ]]; }
 
-# No room in the target pool: refused, by PoolShift or, when it has looked since, by Cinder's scheduler; all is as it was.
+# nova-compute goes on serving: while one volume is copied, another server starts from a boot volume, stops and starts
+# again; then that boot volume, a clone of an image, is moved there and back.
+test_another_server_and_its_boot_volume() {
+  local job root to i
+  server image root-writer vda=mode=random,rate=20,span=48M,fill=8M
+  at_end openstack image delete root-writer
+  root=$(new_volume 1 --type any --image root-writer)
+  at_end delete_volume "$root"
+  begin_slow_retype copy engine=mirror
+  poolshift set "$job" --bandwidth 1M
+  assert_exit 0
+  at_end openstack server delete --wait other
+  openstack server create --volume "$root" --flavor small --nic none --wait other
+  server follow other
+  openstack server stop other
+  until_true 60 server_is other stopped
+  openstack server start other
+  until_true 60 server_is other active
+  assert_equal "$(journal_phase "$S/jobs/$job.journal")" copy 'phase of the job meanwhile'
+  poolshift set "$job" --bandwidth 0
+  assert_exit 0
+  until_true 120 settled "$volume"
+  assert_of_one_mind
+  server wait other '^FILLED vda ' 120
+  configure
+  for i in there back; do
+    say "the boot volume, $i"
+    to=$(other_backend "$root")
+    openstack volume migrate --host "cloud@$to#$to" "$root"
+    until_true 120 is_in "$to" "$root"
+    assert_of_one_mind "$root" vda other --first $((50 * MiB))
+    server inherited "$(image_of "$root")" || fail 'what came with the image is not there'
+  done
+}
+
+# As Nova's own API does it: the larger volume takes the place of the other, which stays.
+test_swap_for_a_larger_volume() {
+  local larger job
+  larger=$(new_volume 2 --type any)
+  nova volume-update web "$second" "$larger"
+  until_true 120 volume_is "$second" available
+  until_true 60 settled "$larger"
+  assert_of_one_mind "$larger" vdc
+  job=$(newest_journal)
+  job=${job##*/}
+  grep -Eq "PoolShift job ${job%.journal}: copy [0-9]+ %" "$(service log nova-compute)" || fail 'no progress in the log'
+  assert_equal "$(virsh domblkinfo "$domain" vdc | awk '/^Capacity/ { print $2 }')" $((2 * GiB)) 'size that the guest sees'
+}
+
+# --- refused ---------------------------------------------------------------------------------------------------------
+
+# No room in the target pool: refused by PoolShift or, when it has looked since, by Cinder's scheduler.
 test_target_pool_over_quota() {
-  local to pool stored before type
-  before=$(image_of "$volume")
-  type=$(type_of "$volume")
+  local to pool stored
   to=$(other_type)
   pool=volumes-$to
   stored=$(ceph_admin df --format json | jq --arg pool "$pool" '.pools[] | select(.name == $pool).stats.stored')
   at_end service restart cinder-volume # the scheduler hears of the room again
   at_end ceph_admin osd pool set-quota "$pool" max_bytes 0
   ceph_admin osd pool set-quota "$pool" max_bytes $((stored + 16 * MiB))
-  retype "$volume" "$to"
-  until_true 120 settled "$volume"
-  assert_equal "$(type_of "$volume")" "$type" "type of the volume"
-  assert_equal "$(image_of "$volume")" "$before" "image of the volume"
+  refused "$volume" retype_without_room "$to" "$pool"
+  assert_of_one_mind
+}
+# Without room Cinder cannot even delete the volume that it has made for the purpose.
+retype_without_room() {
+  retype "$volume" "$1"
+  until_true 120 volume_is "$volume" in-use
+  ceph_admin osd pool set-quota "$2" max_bytes 0
+}
+
+# The room goes while the data comes: the copy waits, the guest does not. With room again it goes on to its end.
+test_target_pool_is_full_while_copying() {
+  local job pool
+  pool=volumes-$(other_type)
+  at_end service restart cinder-volume
+  at_end ceph_admin osd pool set-quota "$pool" max_bytes 0
+  begin_slow_retype copy engine=mirror
+  ceph_admin osd pool set-quota "$pool" max_bytes 4096
+  until_true 60 is_full "$pool"
+  poolshift set "$job" --bandwidth 0
+  wait_for_writes web vdb 500
+  assert_equal "$(journal_phase "$S/jobs/$job.journal")" copy 'phase of the job meanwhile'
+  ceph_admin osd pool set-quota "$pool" max_bytes 0
+  until_true $kSettledSeconds settled_as "$volume" "${pool#volumes-}"
+  assert_of_one_mind
+}
+is_full() {
+  ceph_admin osd dump --format json |
+    jq -e --arg pool "$1" '.pools[] | select(.pool_name == $pool).flags_names | test("full")'
+}
+
+test_volume_with_a_snapshot() {
+  local snapshot
+  snapshot=$(openstack volume snapshot create --force --volume "$volume" one -f value -c id)
+  at_end openstack volume snapshot delete "$snapshot"
+  until_true 60 snapshot_is "$snapshot" available
+  refused "$volume" retype "$volume" "$(other_type)"
+  assert_of_one_mind
+}
+
+# Nova's rule for a volume that two servers write to.
+test_volume_of_two_servers() {
+  local id
+  openstack volume type create --property multiattach='<is> True' --property tier:class=multi multi
+  at_end openstack volume type delete multi
+  id=$(new_volume 1 --type multi)
+  at_end delete_volume "$id"
+  at_end openstack server delete --wait other
+  openstack server create --image guest --flavor small --nic none --wait other
+  openstack server add volume web "$id"
+  at_end openstack server remove volume web "$id"
+  until_true 60 volume_is "$id" in-use
+  openstack server add volume other "$id"
+  until_true 60 is_attached_twice "$id"
+  refused "$id" retype "$id" ssd
+  refused "$id" openstack volume migrate --host "cloud@$(other_backend "$id")#$(other_backend "$id")" "$id"
+  assert_equal "$(disk_image "$(server domain other)" vdb)" "$(image_of "$id")" 'disk of the other server'
+  is_attached_twice "$id"
+}
+is_attached_twice() {
+  [[ $(sql cinder "select count(*) from volume_attachment where deleted = 0 and volume_id = '$1' and
+    attach_status = 'attached'") == 2 ]]
+}
+
+# tell_nova UUID: of this secret Cinder speaks when it says how its volumes are reached.
+tell_nova() {
+  sed -i "s/^#*rbd_secret_uuid=.*/rbd_secret_uuid=$1/" "$OPENSTACK_CINDER_CONF"
+  service restart cinder-volume
+}
+
+test_secret_that_libvirt_does_not_know() {
+  at_end tell_nova "$STACK_SECRET_UUID"
+  tell_nova "$(</proc/sys/kernel/random/uuid)"
+  refused "$volume" retype "$volume" "$(other_type)"
+  assert_of_one_mind
+}
+
+# Cinder names no secret, so Nova takes its own user, who may not touch the target pool.
+test_user_without_rights_on_the_target_pool() {
+  local pool secret
+  secret=$(</proc/sys/kernel/random/uuid)
+  pool=$(image_of "$volume")
+  pool=${pool%%/*}
+  ceph_admin auth get-or-create client.poor mon 'profile rbd' mgr 'profile rbd' osd "profile rbd pool=$pool"
+  at_end ceph_admin auth rm client.poor
+  ceph_admin auth print-key client.poor >"$T/key"
+  virsh secret-define /dev/stdin <<<"<secret ephemeral='yes' private='no'><uuid>$secret</uuid>
+    <usage type='ceph'><name>client.poor</name></usage></secret>"
+  at_end virsh secret-undefine "$secret"
+  virsh secret-set-value "$secret" --file "$T/key"
+  cp "$OPENSTACK_NOVA_CONF" "$T/nova.conf"
+  at_end service restart nova-compute
+  at_end cp "$T/nova.conf" "$OPENSTACK_NOVA_CONF"
+  at_end tell_nova "$STACK_SECRET_UUID"
+  sed -i "s/^rbd_user=.*/rbd_user=poor/; s/^rbd_secret_uuid=.*/rbd_secret_uuid=$secret/" "$OPENSTACK_NOVA_CONF"
+  service restart nova-compute
+  sed -i 's/^rbd_secret_uuid=/#&/' "$OPENSTACK_CINDER_CONF"
+  service restart cinder-volume
+  refused "$volume" retype "$volume" "$(other_type)"
   assert_of_one_mind
 }
 
@@ -253,6 +264,27 @@ nova_compute_dies_in() {
 test_nova_compute_dies_while_copying() { nova_compute_dies_in copy engine=mirror; }
 test_nova_compute_dies_while_hydrating() { nova_compute_dies_in hydrate engine=handover; }
 
+# Between any two of the calls that Nova's manager makes when the driver has returned. Reboots go by Nova's records.
+test_nova_compute_dies_between_its_last_calls() {
+  local where api=nova.volume.cinder:API
+  at_end service start nova-compute
+  for where in "before $api.attachment_complete" "before $api.attachment_delete" "before $api.migrate_volume_completion" \
+    "after $api.migrate_volume_completion"; do
+    say "$where"
+    echo "$where" >"$OPENSTACK_DIE_AT"
+    service restart nova-compute
+    rm "$OPENSTACK_DIE_AT"
+    retype "$volume" "$(other_type)"
+    until_true 120 is_dead nova-compute
+    service start nova-compute
+    until_true $kSettledSeconds settled "$volume"
+    assert_of_one_mind
+  done
+  reboot_hard
+  assert_of_one_mind
+}
+is_dead() { ! service pid "$1"; }
+
 # Cinder does not answer when Nova wants to tell it, and nova-compute dies before it could.
 test_nova_compute_dies_after_the_pivot() {
   local job before
@@ -266,7 +298,6 @@ test_nova_compute_dies_after_the_pivot() {
   service start nova-compute
   assert_settles
 }
-is_on_another_image() { [[ $(disk_image "$domain" vdb) != "$1" ]]; }
 
 dies_while_copying() {
   local job
@@ -293,19 +324,39 @@ test_rabbitmq_dies() {
 test_rescue_after_the_retype_that_loses_data() {
   local before to=volumes-ssd/volume-$lost
   wait_for_writes web vdd 20
+  ask_doctor
+  assert_report 'any(.findings[]; .name == "cinder_types" and .result == "fail" and (.found | test("hdd-same.*ssd-same")))'
+  assert_report 'all(.findings[]; .name | IN("image_in_trash", "cinder_image") | not)'
   before=$(disk_image "$domain" vdd)
   retype "$lost" ssd-same
   until_true 120 settled_as "$lost" ssd-same
   assert_equal "$(disk_image "$domain" vdd)" "$before" "disk of the running domain"
-  poolshift doctor --json
-  assert_exit 5
+  ask_doctor
   assert_report 'any(.findings[]; .name == "image_in_trash")'
+  assert_report 'any(.findings[]; .name == "cinder_image" and (.do | contains($to)))' --arg to "--disk vdd --to $to"
   at_end drop_image "volumes-ssd/poolshift.stale.volume-$lost"
   poolshift rescue --domain "$domain" --disk vdd --to "$to" --json
   assert_exit 0
   assert_equal "$(disk_image "$domain" vdd)" "$to" "disk of the running domain"
   wait_for_writes web vdd 20
-  assert_server_data vdd "$to"
+  assert_data web vdd "$to"
+  ask_doctor
+  assert_report 'all(.findings[]; .name | IN("image_in_trash", "cinder_image") | not)'
+}
+# The cloud's types are among what it finds, always.
+ask_doctor() {
+  poolshift doctor --nova-conf "$OPENSTACK_NOVA_CONF" --json
+  assert_exit 5
+  assert_report 'any(.findings[]; .name == "nova_driver" and .result == "pass")'
+}
+
+# The last: a volume that was moved can be deleted, with its image.
+test_delete_of_a_moved_volume() {
+  local image
+  image=$(image_of "$volume")
+  openstack server remove volume web "$volume"
+  delete_volume "$volume"
+  ! image_exists "$image" || fail "$image is still there"
 }
 
 run_tests boot

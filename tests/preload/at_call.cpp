@@ -1,7 +1,8 @@
 // Preloaded into `poolshift` by the integration tests (LD_PRELOAD), to have something happen exactly between two steps
-// of a handover's pause. By the environment:
+// of a handover's switch. By the environment:
 //
-//   POOLSHIFT_AT=STEP        suspend, snapshot, clone, overlay, copy, pivot or resume: the call that makes this step
+//   POOLSHIFT_AT=STEP        suspend, snapshot, clone, overlay, copy, pivot or resume, and of a domain that is off
+//                            definition or rename: the call that makes this step
 //   POOLSHIFT_AT_WHEN=WHEN   before or after it
 //   POOLSHIFT_AT_DO=COMMAND  what the shell is told, once, with SELF, the id of this process; the call waits for it
 //
@@ -17,6 +18,7 @@
 #include <cstring>
 #include <rbd/librbd.hpp>
 #include <string>
+#include <string_view>
 
 #define EXPORTED __attribute__((visibility("default")))
 
@@ -101,6 +103,10 @@ EXPORTED int virDomainBlockJobAbort(virDomainPtr domain, const char* disk, unsig
   return call<decltype(virDomainBlockJobAbort)>(pivots ? "pivot" : "", "virDomainBlockJobAbort", domain, disk, flags);
 }
 
+EXPORTED int virDomainUpdateDeviceFlags(virDomainPtr domain, const char* xml, unsigned int flags) {
+  return call<decltype(virDomainUpdateDeviceFlags)>("definition", "virDomainUpdateDeviceFlags", domain, xml, flags);
+}
+
 }  // extern "C"
 
 namespace librbd {
@@ -115,6 +121,13 @@ EXPORTED int RBD::clone3(librados::IoCtx& parent_pool, const char* parent, const
   return call<int(RBD*, librados::IoCtx&, const char*, const char*, librados::IoCtx&, const char*, ImageOptions&)>(
       "clone", "_ZN6librbd3RBD6clone3ERN8librados7v14_2_05IoCtxEPKcS6_S4_S6_RNS_12ImageOptionsE", this, parent_pool,
       parent, snapshot, clone_pool, clone, options);
+}
+
+// That of a clone; a target that is set aside is renamed too.
+EXPORTED int RBD::rename(librados::IoCtx& pool, const char* from, const char* to) {
+  const bool is_clone = std::string_view(from).ends_with(".clone");
+  return call<int(RBD*, librados::IoCtx&, const char*, const char*)>(
+      is_clone ? "rename" : "", "_ZN6librbd3RBD6renameERN8librados7v14_2_05IoCtxEPKcS6_", this, pool, from, to);
 }
 
 }  // namespace librbd

@@ -39,6 +39,13 @@ wait_until() {
   done
 }
 
+# end_tree PID: and all that it has started, which would not hear of the end of a shell that waits for it.
+end_tree() {
+  local child
+  for child in $(cat "/proc/$1/task/"*/children 2>/dev/null); do end_tree "$child"; done
+  kill -TERM "$1" 2>/dev/null || true
+}
+
 # A TCP port of 127.0.0.1 on which nobody listens. Below the range from which the kernel takes ports of clients.
 free_port() {
   local port

@@ -138,22 +138,47 @@ TEST_CASE("domain XML: a disk is redefined and all else kept", "[domain_xml]") {
   const auto after = redefined_disk_xml(before, "vda", kTarget, access);
   REQUIRE(after.ok());
   CHECK(*after ==
-        "<domain type=\"kvm\"><name>g</name><metadata><x:a xmlns:x=\"u\">  </x:a><!-- kept --></metadata><devices>"
         "<disk type=\"network\" device=\"disk\"><driver name=\"qemu\" type=\"raw\" cache=\"none\" discard=\"unmap\"/>"
         "<source protocol=\"rbd\" name=\"volumes-ssd/volume-1\"><host name=\"mon1\" port=\"6789\"/>"
         "<config file=\"/etc/ceph/two.conf\"/><auth username=\"cinder\">"
         "<secret type=\"ceph\" uuid=\"4429ff07-8808-412c-adb3-d96a688a5e7e\"/></auth></source>"
-        "<target dev=\"vda\" bus=\"virtio\"/><serial>s</serial></disk>"
-        "<disk type=\"file\" device=\"disk\"><source file=\"/other\"/><target dev=\"vdb\"/></disk>"
-        "<graphics type=\"vnc\" passwd=\"secret &lt;\"/></devices></domain>");
-  // Again, from an RBD source, whose <auth> an older libvirt's user may have put beside it.
-  const auto twice = redefined_disk_xml(*after, "vda", kSource, access);
-  REQUIRE(twice.ok());
-  CHECK(disks_of(*twice)[0].image == kSource);
-  CHECK(disks_of(*twice)[0].access.conf_path == "/etc/ceph/two.conf");
+        "<target dev=\"vda\" bus=\"virtio\"/><serial>s</serial></disk>");
   const auto none = redefined_disk_xml(before, "vdc", kTarget, access);
   REQUIRE_FALSE(none.ok());
   CHECK(none.error().code == ErrorCode::not_found);
+}
+
+TEST_CASE("domain XML: a source that is reached the same way only gets another name", "[domain_xml]") {
+  ClusterAccess access;
+  access.mon_hosts = {"mon1:6789"};
+  access.user = "cinder";
+  access.secret_usage = "client.cinder";
+  const std::string before =
+      "<domain><devices><disk type='network'><driver name='qemu' type='raw'/><auth username='cinder'>"
+      "<secret type='ceph' usage='client.cinder'/></auth><source protocol='rbd' name='p/old' index='1'>"
+      "<host name='mon1' port='6789'/><config file='/c'/><!-- kept --></source><target dev='vda'/></disk>"
+      "</devices></domain>";
+  const std::string renamed =
+      "<disk type=\"network\"><driver name=\"qemu\" type=\"raw\"/><auth username=\"cinder\">"
+      "<secret type=\"ceph\" usage=\"client.cinder\"/></auth>"
+      "<source protocol=\"rbd\" name=\"volumes-ssd/volume-1\" index=\"1\">"
+      "<host name=\"mon1\" port=\"6789\"/><config file=\"/c\"/><!-- kept --></source><target dev=\"vda\"/></disk>";
+  CHECK(*redefined_disk_xml(before, "vda", kTarget, access) == renamed);
+  access.mon_hosts.clear();  // we reach the cluster by a file of our own
+  access.conf_path = "/ours";
+  CHECK(*redefined_disk_xml(before, "vda", kTarget, access) == renamed);
+
+  access.user = "other";
+  access.mon_hosts = {"mon2:6789"};
+  const auto other = redefined_disk_xml(before, "vda", kTarget, access);
+  REQUIRE(other.ok());
+  const auto disk =
+      disk_with(other->substr(other->find("<source"), other->find("</source>") - other->find("<source")) + "</source>");
+  CHECK(disk.image == kTarget);
+  CHECK(disk.access.user == "other");
+  CHECK(disk.access.mon_hosts == access.mon_hosts);
+  CHECK(disk.access.conf_path == "/c");
+  CHECK(other->find("username=\"cinder\"") == std::string::npos);
 }
 
 TEST_CASE("domain XML: states of a mirror", "[domain_xml]") {
@@ -211,7 +236,9 @@ TEST_CASE("domain XML: where the cluster is and who may enter", "[domain_xml]") 
 }
 
 TEST_CASE("domain XML: other properties and sources", "[domain_xml]") {
-  const auto disk = disk_with("<driver discard='unmap'/><shareable/><readonly/><source file='/f'/>", "type='file'");
+  const auto disk = disk_with(
+      "<driver discard='unmap'/><shareable/><readonly/><serial>volume-1</serial><source file='/f'/>", "type='file'");
+  CHECK(disk.serial == "volume-1");
   CHECK(disk.unmaps);
   CHECK(disk.shareable);
   CHECK(disk.read_only);

@@ -117,8 +117,9 @@ TEST_CASE("a record comes back as it was written") {
 
 TEST_CASE("a record that cannot be trusted is damaged, key by key") {
   // Older records do not have them.
-  const std::set<std::string> optional = {"hydration",     "hydration_reason", "max_pause_ms",      "overlay_path",
-                                          "overlay_bytes", "resume_guest",     "overlay_committed", "labels"};
+  const std::set<std::string> optional = {"hydration",         "hydration_reason", "max_pause_ms",
+                                          "overlay_path",      "overlay_bytes",    "resume_guest",
+                                          "overlay_committed", "labels",           "offline"};
   const auto whole = json_of(some_record("0123456789ab"));
   for (const auto& [key, value] : whole.items()) {
     INFO(key);

@@ -20,8 +20,8 @@ constexpr Phase kStepPhases[] = {Phase::prepare, Phase::copy,   Phase::pause, Ph
 std::vector<Facts> all_facts() {
   std::vector<Facts> facts;
   for (auto guest : {Facts::Guest::absent, Facts::Guest::inactive, Facts::Guest::active}) {
-    for (auto disk_on : {Facts::DiskOn::source, Facts::DiskOn::overlay, Facts::DiskOn::target, Facts::DiskOn::elsewhere,
-                         Facts::DiskOn::nowhere}) {
+    for (auto disk_on : {Facts::DiskOn::source, Facts::DiskOn::overlay, Facts::DiskOn::target, Facts::DiskOn::hidden,
+                         Facts::DiskOn::elsewhere, Facts::DiskOn::nowhere}) {
       for (auto copy : {Facts::Copy::none, Facts::Copy::ours, Facts::Copy::ours_pivoting, Facts::Copy::foreign}) {
         for (unsigned proofs = 0; proofs < 8; ++proofs) {
           facts.push_back({guest, disk_on, copy, false, (proofs & 1) != 0, (proofs & 2) != 0, (proofs & 4) != 0});
@@ -74,7 +74,9 @@ TEST_CASE("once the guest may have been on the target, undo needs the proof that
     CHECK(decide(Phase::hydrate, facts).next != Phase::undo);
     if (decide(Phase::pivot, facts).next != Phase::undo) continue;
     CHECK(facts.disk_on != Facts::DiskOn::target);
-    if (facts.guest != Facts::Guest::active) {
+    if (facts.disk_on == Facts::DiskOn::hidden) {
+      CHECK(facts.guest == Facts::Guest::inactive);  // and it cannot be started
+    } else if (facts.guest != Facts::Guest::active) {
       CHECK(facts.target_untouched);
     } else if (facts.copy == Facts::Copy::ours) {  // it still waits on the overlay: nothing was switched
       CHECK(facts.disk_on == Facts::DiskOn::overlay);
@@ -99,6 +101,15 @@ TEST_CASE("undo never runs while the disk names the target") {
   for (const auto phase : kStepPhases) {
     for (const auto& facts : all_facts()) {
       if (facts.disk_on == Facts::DiskOn::target) CHECK(decide(phase, facts).next != Phase::undo);
+    }
+  }
+}
+
+TEST_CASE("a guest that is active on a target that is not there is held") {
+  for (const auto phase : kStepPhases) {
+    for (const auto& facts : all_facts()) {
+      if (facts.disk_on != Facts::DiskOn::hidden || facts.guest == Facts::Guest::inactive) continue;
+      CHECK(is_held(decide(phase, facts).next));
     }
   }
 }

@@ -58,7 +58,17 @@ struct Refusal {
 
 const Refusal kRefusals[] = {
     {"domain", "does not exist", [](Setting& s) { s.request.domain = "nobody"; }},
-    {"domain", "is shut off", [](Setting& s) { s.world.kill_qemu(*s.domain); }},
+    {"saved_state", "with a saved state",
+     [](Setting& s) {
+       s.world.shut_down(*s.domain);
+       s.domain->has_saved_state = true;
+     }},
+    {"offline", "is shut off",
+     [](Setting& s) {
+       s.world.shut_down(*s.domain);
+       s.request.engine = Engine::mirror;
+     }},
+    {"source_watchers", "expected none", [](Setting& s) { s.world.kill_qemu(*s.domain); }},
     {"disk", "has no disk 'vdz'", [](Setting& s) { s.request.disk = "vdz"; }},
     {"disk", "not an RBD image", [](Setting& s) { s.disk().shown.image.reset(); }},
     {"disk_source", "the request names volumes-hdd/other",
@@ -216,6 +226,7 @@ const Refusal kObstacles[] = {
     {"handover_features", "mirrored or journaled", [](Setting& s) { s.source().spec.features |= 64; }},
     {"handover_features", "mirrored or journaled", [](Setting& s) { s.source().mirroring = true; }},
     {"handover_group", "is in group", [](Setting& s) { s.source().group = "volumes-hdd/group"; }},
+    {"handover_format", "qcow2", [](Setting& s) { s.disk().shown.format = "qcow2"; }},
     {"handover_guardian", "guardian", [](Setting& s) { s.world.files.erase("/guardian"); }},
     {"handover_layout", "objects of different sizes",
      [](Setting& s) {
@@ -253,6 +264,32 @@ TEST_CASE("what a handover needs") {
     CHECK(asked->checks.back().found.find(obstacle.words) != std::string::npos);
     CHECK_FALSE(asked->checks.back().advice.empty());
   }
+}
+
+TEST_CASE("a domain that is shut off is handed over, or refused") {
+  Setting setting;
+  setting.world.shut_down(*setting.domain);
+  setting.world.files.erase("/guardian");  // nobody is to be suspended
+  const auto before = state_of(setting.world);
+  for (const auto engine : {Engine::automatic, Engine::handover}) {
+    setting.request.engine = engine;
+    const auto validation = setting.validate_now();
+    REQUIRE(validation);
+    REQUIRE_FALSE(validation->refused());
+    CHECK(validation->plan.offline);
+    CHECK(validation->plan.engine == kHandover);
+    CHECK(validation->plan.engine_reason == "the domain is shut off");
+    CHECK(validation->plan.source_watcher.empty());
+    CHECK(validation->plan.overlay_path.empty());
+    CHECK(state_of(setting.world) == before);
+  }
+  setting.request.engine = Engine::automatic;
+  setting.source().spec.features &= ~1U;
+  const auto refused = setting.validate_now();
+  REQUIRE(refused);
+  CHECK(refused->refused());
+  CHECK(refused->checks.back().name == "handover_layering");
+  CHECK(refused->checks.back().advice.find("engine mirror") != std::string::npos);
 }
 
 TEST_CASE("the engine and how the target gets its data") {

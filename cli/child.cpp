@@ -1,0 +1,109 @@
+#include "child.h"
+
+#include <fcntl.h>
+#include <fmt/ranges.h>
+#include <poll.h>
+#include <spawn.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstring>
+
+namespace poolshift::cli {
+
+namespace {
+
+constexpr std::size_t kMaxOutputBytes = POOLSHIFT_MAX_JSON_BYTES;
+
+class Fd {
+ public:
+  explicit Fd(int fd) : fd_(fd) {}
+  Fd(const Fd&) = delete;
+  Fd& operator=(const Fd&) = delete;
+  ~Fd() { close(); }
+
+  int get() const { return fd_; }
+  void close() {
+    if (fd_ >= 0) ::close(fd_);
+    fd_ = -1;
+  }
+
+ private:
+  int fd_;
+};
+
+Failure failed(const std::vector<std::string>& arguments, const std::string& what) {
+  return {POOLSHIFT_INTERNAL, "failed", fmt::format("'{}' {}", fmt::join(arguments, " "), what),
+          "Run it by hand to see why."};
+}
+
+// A file, not a pipe: nobody has to feed it while the output is read.
+int file_with(std::string_view text) {
+  const int fd = memfd_create("input", MFD_CLOEXEC);
+  if (fd >= 0 &&
+      (write(fd, text.data(), text.size()) != static_cast<ssize_t>(text.size()) || lseek(fd, 0, SEEK_SET) != 0)) {
+    ::close(fd);
+    return -1;
+  }
+  return fd;
+}
+
+enum class End { reached, late, too_long };
+
+End read_until_end(int fd, std::string& output, int timeout_s) {
+  using Clock = std::chrono::steady_clock;
+  const auto deadline = Clock::now() + std::chrono::seconds(timeout_s);
+  char buffer[16384];
+  while (output.size() <= kMaxOutputBytes) {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
+    pollfd readable{fd, POLLIN, 0};
+    if (left <= 0 || poll(&readable, 1, static_cast<int>(left)) == 0) return End::late;
+    const auto got = read(fd, buffer, sizeof buffer);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return End::reached;
+    output.append(buffer, static_cast<std::size_t>(got));
+  }
+  return End::too_long;
+}
+
+}  // namespace
+
+Outcome<std::string> output_of(const std::vector<std::string>& arguments, std::string_view input, int timeout_s) {
+  const Fd stdin_file(file_with(input));
+  int ends[2] = {-1, -1};
+  if (stdin_file.get() < 0 || pipe2(ends, O_CLOEXEC) != 0) {
+    return failed(arguments, fmt::format("cannot be started: {}", std::strerror(errno)));
+  }
+  const Fd output_end(ends[0]);
+  Fd input_end(ends[1]);
+
+  std::vector<char*> words;
+  for (const auto& argument : arguments) words.push_back(const_cast<char*>(argument.c_str()));
+  words.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, stdin_file.get(), STDIN_FILENO);
+  posix_spawn_file_actions_adddup2(&actions, input_end.get(), STDOUT_FILENO);
+  pid_t child = -1;
+  const int error = posix_spawnp(&child, words[0], &actions, nullptr, words.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (error != 0) return failed(arguments, fmt::format("cannot be started: {}", std::strerror(error)));
+
+  input_end.close();
+  std::string output;
+  const auto end = read_until_end(output_end.get(), output, timeout_s);
+  if (end != End::reached) kill(child, SIGKILL);
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (end == End::late) return failed(arguments, fmt::format("did not end within {} s", timeout_s));
+  if (end == End::too_long) return failed(arguments, fmt::format("wrote more than {} bytes", kMaxOutputBytes));
+  if (!WIFEXITED(status)) return failed(arguments, fmt::format("was ended by signal {}", WTERMSIG(status)));
+  if (WEXITSTATUS(status) != 0) return failed(arguments, fmt::format("ended with {}", WEXITSTATUS(status)));
+  return output;
+}
+
+}  // namespace poolshift::cli
