@@ -56,8 +56,8 @@ class System {
   // bytes (a link is not followed), or when somebody else than root, this user or, where the folder is one for its
   // group, the folder's group can have written it.
   virtual Result<std::string> read_trusted_file(const std::string& path, std::uint64_t limit_bytes) = 0;
-  // The last `limit_bytes` of a file, or all of one that is shorter. `damaged` as above, but for the folder's owner, who
-  // may be anybody: a state folder belongs to the user who runs the swaps.
+  // The last `limit_bytes` of a file, or all of one that is shorter. `damaged` as above, but for the folder's owner,
+  // who may be anybody: a state folder belongs to the user who runs the swaps.
   virtual Result<std::string> read_end_of_file(const std::string& path, std::uint64_t limit_bytes) = 0;
   virtual Result<std::uint64_t> file_bytes(const std::string& path) = 0;
   // Durable and all or nothing: temporary file, fsync, link, fsync of the folder. `exists` when the name is taken.

@@ -48,9 +48,10 @@ refused_start() {
 
 # write_journal JQ-FILTER: the newest record of the one journal once more, changed.
 write_journal() {
-  local journal
+  local journal newest
   journal=$(journals)
-  tail -n 1 "$journal" | cut -d' ' -f3- | jq -c "$1" | /usr/bin/python3 -c '
+  newest=$(tail -n 1 "$journal")
+  jq -c "$1" <<<"${newest#* * }" | /usr/bin/python3 -c '
 import sys
 for line in sys.stdin.buffer:
     line, crc = line.rstrip(b"\n"), 0xFFFFFFFF

@@ -115,7 +115,7 @@ TEST_CASE("hook: a record that is longer than what is read at first", "[hook]") 
   CHECK(host.call("prepare").refused);
 }
 
-TEST_CASE("hook: an incoming migration is refused too, or retargeted when journals are shared", "[hook]") {
+TEST_CASE("hook: a migration is refused too, or retargeted when journals are shared", "[hook]") {
   Host host;
   host.put_journal(host.journal_of(Phase::done));
   auto given = host.call("migrate");
