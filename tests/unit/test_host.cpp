@@ -74,6 +74,22 @@ struct Setting {
 
 }  // namespace
 
+TEST_CASE("an idle guest's disk is copied in large chunks, unless the copy is limited") {
+  for (const bool idle : {true, false}) {
+    for (const std::uint64_t limit : {0, 1'000'000}) {
+      Setting setting;
+      setting.domain->disks[0].writes_per_s = idle ? 0 : 100;
+      setting.request.engine = Engine::mirror;
+      setting.request.bandwidth_bytes_per_s = limit;
+      auto host = setting.open_host();
+      setting.run_one(*host);
+      const auto& options = setting.domain->disks[0].latest_mirror;
+      REQUIRE(options);
+      CHECK((options->granularity_bytes != 0) == (idle && limit == 0));
+    }
+  }
+}
+
 TEST_CASE("a job that is done reports what was done") {
   Setting setting;
   auto host = setting.open_host();
