@@ -151,6 +151,14 @@ class DoctorTestCase(test.NoDBTestCase):
         self.assertEqual('fail', found['result'])
         self.assertIn('no route', found['found'])
 
+    def test_program_without_disks(self):
+        for text in ('', '[]', '{"schema": 1}'):
+            with mock.patch('sys.stdin', io.StringIO(text)), \
+                    mock.patch('sys.stderr', new_callable=io.StringIO) as err, \
+                    mock.patch('nova.config.parse_args'):
+                self.assertEqual(2, doctor.main())
+            self.assertIn('stdin has no', err.getvalue())
+
     def test_program(self):
         with mock.patch('sys.stdin', io.StringIO(json.dumps(
                 {'schema': 1, 'disks': [disk(serial='')]}))), \
