@@ -153,11 +153,12 @@ class DoctorTestCase(test.NoDBTestCase):
 
     def test_program_without_disks(self):
         for text in ('', '[]', '{"schema": 1}'):
+            said = io.StringIO()
             with mock.patch('sys.stdin', io.StringIO(text)), \
-                    mock.patch('sys.stderr', new_callable=io.StringIO) as err, \
+                    mock.patch('sys.stderr', said), \
                     mock.patch('nova.config.parse_args'):
                 self.assertEqual(2, doctor.main())
-            self.assertIn('stdin has no', err.getvalue())
+            self.assertIn('stdin has no', said.getvalue())
 
     def test_program(self):
         with mock.patch('sys.stdin', io.StringIO(json.dumps(
