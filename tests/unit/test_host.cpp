@@ -1,6 +1,7 @@
 // The host: jobs in threads, and what callers see of them.
 #include <catch2/catch.hpp>
 #include <condition_variable>
+#include <future>
 #include <thread>
 
 #include "engine/host.h"
@@ -123,10 +124,12 @@ TEST_CASE("a refused request leaves no job behind") {
 
 TEST_CASE("a cancel that comes before there is a journal is not lost") {
   Setting setting;
-  setting.world.hypervisor_away_until_ms = 5'000;  // it is validating for a while
+  std::promise<void> asked;
+  setting.world.happen_at(1, [&] { asked.get_future().wait(); });  // it is validating for so long
   auto host = setting.open_host();
   auto job = host->start(setting.request);
   job->ask({true, std::nullopt});
+  asked.set_value();
   REQUIRE(job->done().wait_ms(60'000));
   CHECK(job->result() == POOLSHIFT_CANCELLED);
   CHECK(job->report()["state"] == "cancelled");
