@@ -1,6 +1,7 @@
 #!/bin/bash
 # Retypes of an attached volume, by a real Cinder and a real Nova, under a server that writes; also when a service dies in
 # the middle. Run by tests/openstack/run.
+# shellcheck disable=SC2016 # $x in quotes is jq's
 # shellcheck source=tests/openstack/server.sh
 . "$(dirname -- "$0")/server.sh"
 
