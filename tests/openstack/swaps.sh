@@ -139,21 +139,18 @@ test_target_pool_over_quota() {
   local to pool stored
   to=$(other_type)
   pool=volumes-$to
-  until_true 60 is_counted "$pool"
+  pool_is_counted
+  stored=$(ceph_admin df --format json | jq --arg pool "$pool" '.pools[] | select(.name == $pool).stats.stored')
   at_end service restart cinder-volume # the scheduler hears of the room again
   at_end ceph_admin osd pool set-quota "$pool" max_bytes 0
   ceph_admin osd pool set-quota "$pool" max_bytes $((stored + 16 * MiB))
   refused "$volume" retype_without_room "$to" "$pool"
   assert_of_one_mind
 }
-# The pool's statistics, which come late, are those of its images, to some MiB; $stored are its bytes.
-is_counted() {
-  local image used=0
-  for image in $(rbd_admin ls "$1"); do used=$((used + $(used_bytes "$1/$image"))); done
-  stored=$(ceph_admin df --format json | jq --arg pool "$1" '.pools[] | select(.name == $pool).stats.stored')
-  say "pool $1: $stored bytes stored, $used in its images"
-  ((stored < used + 16 * MiB && used < stored + 16 * MiB))
-}
+# Each OSD reports every five seconds how much it has, and the manager counts anew more often.
+pool_is_counted() { until_true 60 counted_more_often_than $(($(times_counted) + 8)); }
+times_counted() { ceph_admin pg dump --format json 2>/dev/null | jq .pg_map.version; }
+counted_more_often_than() { (($(times_counted) > $1)); }
 # Without room Cinder cannot even delete the volume that it has made for the purpose.
 retype_without_room() {
   retype "$volume" "$1"
