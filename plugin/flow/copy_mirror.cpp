@@ -162,7 +162,8 @@ Status start(Swap& swap) {
   options.target = record.target;
   options.access = record.target_access;
   options.bandwidth_bytes_per_s = record.bandwidth_bytes_per_s;
-  if (!*busy) {
+  // With large chunks a few small writes a second make more dirty than a copy with a limit gets done.
+  if (!*busy && record.bandwidth_bytes_per_s == 0) {
     options.granularity_bytes = kMiB;
     options.buffer_bytes = 64 * kMiB;
   }

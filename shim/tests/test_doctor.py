@@ -151,6 +151,15 @@ class DoctorTestCase(test.NoDBTestCase):
         self.assertEqual('fail', found['result'])
         self.assertIn('no route', found['found'])
 
+    def test_program_without_disks(self):
+        for text in ('', '[]', '{"schema": 1}'):
+            said = io.StringIO()
+            with mock.patch('sys.stdin', io.StringIO(text)), \
+                    mock.patch('sys.stderr', said), \
+                    mock.patch('nova.config.parse_args'):
+                self.assertEqual(2, doctor.main())
+            self.assertIn('stdin has no', said.getvalue())
+
     def test_program(self):
         with mock.patch('sys.stdin', io.StringIO(json.dumps(
                 {'schema': 1, 'disks': [disk(serial='')]}))), \

@@ -16,7 +16,7 @@ sed -n 's/^DirectoryNotEmpty=//p' "$work/poolshift-worker.path" | while read -r 
 done
 state=$work/state
 "$poolshift" worker --once --state-dir "$state" --connect test:///default >/dev/null
-sed -n 's|^d /var/lib/poolshift/\([^ ]*\) .*|\1|p' "$units/poolshift.tmpfiles" | while read -r folder; do
+sed -n 's|^d /var/lib/poolshift/\(spool[^ ]*\) .*|\1|p' "$units/poolshift.tmpfiles" | while read -r folder; do
   [[ -d $state/$folder ]] || { echo "the worker has no folder $folder"; exit 1; }
   [[ $(stat -c %a "$state/$folder") == 2770 ]] || { echo "$folder has mode $(stat -c %a "$state/$folder")"; exit 1; }
 done

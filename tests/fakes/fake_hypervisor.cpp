@@ -110,6 +110,7 @@ class FakeHypervisor : public Hypervisor {
         }
         to->watchers[FakeWorld::watcher_of(domain, options.target)] = -1;
         disk.mirror = std::move(mirror);
+        disk.latest_mirror = options;
         return {};
       });
     });

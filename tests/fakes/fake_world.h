@@ -91,6 +91,7 @@ struct FakeDisk {
   std::string persistent_overlay;      // path: the definition names this file, over persistent_image
   std::optional<FakeOverlay> overlay;  // what QEMU writes to
   std::optional<FakeMirror> mirror;
+  std::optional<MirrorOptions> latest_mirror;  // of the copy that was started last
   std::optional<FakeCommit> commit;
   WriteLimit limit;
   WriteLimit configured_limit;  // of the definition: what each start of QEMU begins with

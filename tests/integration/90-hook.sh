@@ -234,4 +234,66 @@ test_incoming_migration() {
   virsh dumpxml --inactive web | diff "$T/expected.xml" - || fail "more than the image was changed"
 }
 
+# --- from the trigger to the finished swap -----------------------------------------------------------------------------
+
+# As poolshift-worker.path does where systemd runs: a worker whenever a request waits.
+start_path_unit() {
+  (
+    worker=''
+    trap 'kill -KILL $worker 2>/dev/null; exit' TERM
+    while :; do
+      if (($(queued) > 0)); then
+        "$kPoolshift" worker "${kAccess[@]}" >&2 </dev/null &
+        worker=$!
+        wait "$worker" || true
+        worker=''
+      fi
+      sleep 0.2
+    done
+  ) &
+  at_end end_path_unit $!
+}
+end_path_unit() {
+  kill "$1"
+  wait "$1" || true
+}
+
+is_done() {
+  local files=("$S"/spool/done/*.json)
+  ((${#files[@]} == 1))
+}
+
+test_metadata_and_nothing_else() {
+  at_end forget_all
+  at_end drop_image "volumes-hdd/$image"
+  at_end drop_image "volumes-ssd/$image"
+  start_path_unit
+  start_guest web --disk "vda=volumes-hdd/$image,size=64M,discard=unmap" --workload vda=mode=random,rate=20,fill=8M --metadata \
+    "<ps:swap xmlns:ps='https://poolshift.dev/xmlns/1' disk='vda' pool='volumes-ssd'/>"
+  until_true 120 is_done
+  assert_equal "$(disk_image web vda)" "volumes-ssd/$image"
+  wait_for_writes web vda 20
+  assert_data web vda "volumes-ssd/$image"
+}
+
+# Its QEMU was killed, so for half a minute the image looks as if it were open: the worker tries again.
+test_policy_and_nothing_else_for_a_domain_that_stopped() {
+  at_end forget_all
+  at_end drop_image "volumes-hdd/$image"
+  at_end drop_image "volumes-ssd/$image"
+  policy off <<END
+{"schema": 1, "rules": [{"name": "off", "match": {"pool": "volumes-hdd", "image": "web-*"}, "swap": {"pool": "volumes-ssd"},
+  "when": "stopped"}]}
+END
+  start_guest web --disk "vda=volumes-hdd/$image,size=64M,discard=unmap" --workload vda=mode=random,rate=20,fill=8M
+  wait_for_writes web vda 20
+  start_path_unit
+  virsh destroy web >/dev/null
+  until_true 180 is_done
+  assert_equal "$(disk_image web vda --inactive)" "volumes-ssd/$image"
+  virsh start web >/dev/null
+  wait_for_writes web vda 20
+  assert_data web vda "volumes-ssd/$image"
+}
+
 run_tests setup

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Retypes of an attached volume, by a real Cinder and a real Nova, under a server that writes; also when a service dies in
 # the middle. Run by tests/openstack/run.
+# shellcheck disable=SC2016 # $x in quotes is jq's
 # shellcheck source=tests/openstack/server.sh
 . "$(dirname -- "$0")/server.sh"
 
@@ -138,12 +139,20 @@ test_target_pool_over_quota() {
   local to pool stored
   to=$(other_type)
   pool=volumes-$to
-  stored=$(ceph_admin df --format json | jq --arg pool "$pool" '.pools[] | select(.name == $pool).stats.stored')
+  until_true 60 is_counted "$pool"
   at_end service restart cinder-volume # the scheduler hears of the room again
   at_end ceph_admin osd pool set-quota "$pool" max_bytes 0
   ceph_admin osd pool set-quota "$pool" max_bytes $((stored + 16 * MiB))
   refused "$volume" retype_without_room "$to" "$pool"
   assert_of_one_mind
+}
+# The pool's statistics, which come late, are those of its images, to some MiB; $stored are its bytes.
+is_counted() {
+  local image used=0
+  for image in $(rbd_admin ls "$1"); do used=$((used + $(used_bytes "$1/$image"))); done
+  stored=$(ceph_admin df --format json | jq --arg pool "$1" '.pools[] | select(.name == $pool).stats.stored')
+  say "pool $1: $stored bytes stored, $used in its images"
+  ((stored < used + 16 * MiB && used < stored + 16 * MiB))
 }
 # Without room Cinder cannot even delete the volume that it has made for the purpose.
 retype_without_room() {

@@ -71,6 +71,11 @@ class TestTypesThatDifferInTheBackendOnly(
         Console, scenario.TestVolumeMigrateRetypeAttached):
     """As Tempest has it."""
 
+    @unittest.expectedFailure
+    def test_volume_retype_attached(self):
+        # Cinder's driver moves the image under the guest.
+        super().test_volume_retype_attached()
+
 
 class TestTypesThatDifferInMore(
         Console, scenario.TestVolumeMigrateRetypeAttached):

@@ -1,6 +1,7 @@
 // The host: jobs in threads, and what callers see of them.
 #include <catch2/catch.hpp>
 #include <condition_variable>
+#include <future>
 #include <thread>
 
 #include "engine/host.h"
@@ -74,6 +75,22 @@ struct Setting {
 
 }  // namespace
 
+TEST_CASE("an idle guest's disk is copied in large chunks, unless the copy is limited") {
+  for (const bool idle : {true, false}) {
+    for (const std::uint64_t limit : {0, 1'000'000}) {
+      Setting setting;
+      setting.domain->disks[0].writes_per_s = idle ? 0 : 100;
+      setting.request.engine = Engine::mirror;
+      setting.request.bandwidth_bytes_per_s = limit;
+      auto host = setting.open_host();
+      setting.run_one(*host);
+      const auto& options = setting.domain->disks[0].latest_mirror;
+      REQUIRE(options);
+      CHECK((options->granularity_bytes != 0) == (idle && limit == 0));
+    }
+  }
+}
+
 TEST_CASE("a job that is done reports what was done") {
   Setting setting;
   auto host = setting.open_host();
@@ -107,10 +124,12 @@ TEST_CASE("a refused request leaves no job behind") {
 
 TEST_CASE("a cancel that comes before there is a journal is not lost") {
   Setting setting;
-  setting.world.hypervisor_away_until_ms = 5'000;  // it is validating for a while
+  std::promise<void> asked;
+  setting.world.happen_at(1, [&] { asked.get_future().wait(); });  // it is validating for so long
   auto host = setting.open_host();
   auto job = host->start(setting.request);
   job->ask({true, std::nullopt});
+  asked.set_value();
   REQUIRE(job->done().wait_ms(60'000));
   CHECK(job->result() == POOLSHIFT_CANCELLED);
   CHECK(job->report()["state"] == "cancelled");

@@ -172,9 +172,15 @@ def findings(disks):
 
 
 def main():
-    disks = json.load(sys.stdin)['disks']
     config.parse_args(['poolshift-nova-doctor'] + sys.argv[1:],
                       configure_db=False, init_rpc=False)
+    try:
+        disks = json.load(sys.stdin)['disks']
+    except (ValueError, KeyError, TypeError) as reason:
+        print('poolshift-nova-doctor: stdin has no {"schema": 1, "disks": '
+              "[...]} (%s). Run 'poolshift doctor', which runs this."
+              % reason, file=sys.stderr)
+        return 2
     json.dump({'schema': 1, 'findings': findings(disks)}, sys.stdout)
     return 0
 
