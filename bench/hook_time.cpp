@@ -92,6 +92,7 @@ void write_journals(const fs::path& folder, const std::string& journal, int coun
     const auto id = fmt::format("{:012x}", number);
     record["job"] = id;
     record["domain_uuid"] = fmt::format("00000000-0000-0000-0000-{}", id);
+    record["domain_name"] = "other-" + id;
     record["source"]["image"] = record["target"]["image"] = "other-" + id;
     std::string text;
     for (auto line = lines; line > 0; --line) text += poolshift::frame_record(record.dump());

@@ -67,6 +67,8 @@ expect_said 'no XML' 'not the XML of a domain'
 head -c 17000000 /dev/zero | tr '\0' ' ' >"$work/large"
 expect 0 'XML of 17 MB' prepare "$work/large"
 expect_said 'XML of 17 MB' 'longer than'
+expect 0 'XML without end' prepare /dev/zero
+expect_said 'XML without end' 'longer than'
 head -c 100000 /dev/urandom >"$work/random"
 expect 0 'random bytes' prepare "$work/random"
 timeout 8 "$hook" web prepare begin - <&- 2>/dev/null || { echo "a closed standard input: $?"; failed=1; }
