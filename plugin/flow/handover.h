@@ -3,6 +3,7 @@
 
 #include "engine/swap.h"
 #include "flow/guard.h"
+#include "flow/recover.h"
 
 namespace poolshift {
 
@@ -16,6 +17,8 @@ ImageName hidden_name(const JobRecord& record);
 // The clone came with the source's metadata. It gets its own, and our tag.
 Status tag_clone(const JobRecord& record, Cluster& cluster, const ImageName& clone);
 
+// What is seen, when the guest is on the source and may stay there; else why the swap cannot be undone.
+Result<Facts> look_before_undo(Swap& swap);
 // Of an offline job: the definition names the source again, unless the guest could be on the target.
 Status give_definition_back(Swap& swap);
 

@@ -108,13 +108,7 @@ Result<Phase> pivot_offline(Swap& swap) {
 
 Status give_definition_back(Swap& swap) {
   const JobRecord& record = swap.record;
-  const auto facts = observe(swap);
-  if (!facts) return facts.error();
-  const Verdict verdict = decide(Phase::undo, *facts);
-  if (verdict.next != Phase::undo) {
-    return Error{ErrorCode::failed, fmt::format("the swap cannot be undone: {}", verdict.why),
-                 "Look at 'virsh domblklist' before anything else is done."};
-  }
+  if (const auto facts = look_before_undo(swap); !facts) return facts.error();
   const auto domain = swap.ports.hypervisor.find_domain(record.domain_uuid);
   if (!domain && domain.error().code == ErrorCode::not_found) return {};
   if (!domain) return domain.error();

@@ -30,13 +30,8 @@ Status end_copy(Swap& swap) {
   const auto deadline_ms = swap.ports.system.monotonic_ms() + kCancelPatienceMs;
   bool asked = false;
   for (;;) {
-    const auto facts = observe(swap);
+    const auto facts = look_before_undo(swap);
     if (!facts) return facts.error();
-    const Verdict verdict = decide(Phase::undo, *facts);
-    if (verdict.next != Phase::undo) {
-      return Error{ErrorCode::failed, fmt::format("the swap cannot be undone: {}", verdict.why),
-                   "Look at 'virsh domblklist' before anything else is done."};
-    }
     if (facts->copy == Facts::Copy::none) return {};
     if (!asked) POOLSHIFT_TRY(swap.ports.hypervisor.cancel_mirror(record.domain_uuid, record.disk));
     asked = true;
@@ -171,6 +166,15 @@ Status give_name_back(Swap& swap, Cluster& cluster) {
 }
 
 }  // namespace
+
+Result<Facts> look_before_undo(Swap& swap) {
+  auto facts = observe(swap);
+  if (!facts) return facts;
+  const Verdict verdict = decide(Phase::undo, *facts);
+  if (verdict.next == Phase::undo) return facts;
+  return Error{ErrorCode::failed, fmt::format("the swap cannot be undone: {}", verdict.why),
+               "Look at 'virsh domblklist' before anything else is done."};
+}
 
 Result<Phase> undo(Swap& swap) {
   const JobRecord& record = swap.record;
