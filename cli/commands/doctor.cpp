@@ -21,10 +21,13 @@ Document finding(const char* name, const char* result, const std::string& found,
 
 // What only Nova and Cinder know is asked by a program that comes with the compute driver. Gives findings. A node may
 // have a nova.conf and no use for that driver, so only who names the file is told that the program fails.
-Document ask_nova(const std::string& named_conf, const Document& disks) {
+Document ask_nova(Host& host, const std::string& named_conf) {
   const bool is_named = !named_conf.empty();
   const auto conf = is_named ? named_conf : kNovaConf;
   if (!is_named && access(kNovaConf, F_OK) != 0) return Document::array();
+  const auto listed = host.disks();
+  // That libvirtd does not answer is a finding already.
+  const Document disks = listed.ok() ? part_at(listed.document, "disks") : Document::array();
   const auto answer =
       output_of({kNovaDoctor, "--config-file", conf}, to_line({{"schema", 1}, {"disks", disks}}), kNovaTimeoutS);
   if (!answer) {
@@ -49,7 +52,7 @@ int run_doctor(const Options& options) {
   if (!host) return report_failure("poolshift doctor", host.failure(), options.json);
   auto reply = host->doctor();
   if (reply.document.is_null()) return report_failure("poolshift doctor", reply.failure, options.json);
-  for (const auto& each : ask_nova(options.nova_conf, part_at(reply.document, "disks"))) {
+  for (const auto& each : ask_nova(*host, options.nova_conf)) {
     if (text_at(each, "result") == "fail") reply.result = POOLSHIFT_HELD;
     reply.document["findings"].push_back(each);
   }

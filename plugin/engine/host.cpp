@@ -248,6 +248,7 @@ Result<json> Host::disks() {
            {"active", is_active(domain)},
            {"openstack", domain.of_openstack},
            {"disk", disk.target},
+           {"serial", disk.serial},
            {"source",
             {{"pool", disk.image->pool}, {"namespace", disk.image->rbd_namespace}, {"image", disk.image->image}}}});
     }
@@ -337,7 +338,6 @@ static void look_for_trashed(Cluster& cluster, const Domain& domain, const Disk&
 
 Host::Answer Host::doctor() {
   json findings = json::array();
-  json disks = json::array();
   bool failed = false;
   const auto add = [&](json entry) {
     failed = failed || entry["result"] == "fail";
@@ -383,13 +383,6 @@ Host::Answer Host::doctor() {
     for (const auto& domain : domains ? *domains : std::vector<Domain>{}) {
       for (const auto& disk : domain.disks) {
         if (!disk.image) continue;
-        if (is_active(domain)) {
-          disks.push_back({{"domain", domain.name},
-                           {"uuid", domain.uuid},
-                           {"disk", disk.target},
-                           {"image", to_string(*disk.image)},
-                           {"serial", disk.serial}});
-        }
         auto known =
             std::find_if(asked.begin(), asked.end(), [&](const auto& each) { return each.first == disk.access; });
         if (known == asked.end()) {
@@ -410,8 +403,7 @@ Host::Answer Host::doctor() {
       }
     }
   }
-  return {failed ? POOLSHIFT_HELD : POOLSHIFT_OK,
-          {{"schema", 1}, {"findings", std::move(findings)}, {"disks", std::move(disks)}}};
+  return {failed ? POOLSHIFT_HELD : POOLSHIFT_OK, {{"schema", 1}, {"findings", std::move(findings)}}};
 }
 
 }  // namespace poolshift

@@ -141,10 +141,10 @@ POOLSHIFT_API int poolshift_jobs(poolshift_host* host, char** list, char** error
 
 /* The RBD disks of every domain of this host, active or not, as their XML says:
  *   {"schema":1,"disks":[{"domain":"NAME","domain_uuid":"..","active":true|false,"openstack":true|false,"disk":"vda",
- *    "source":{"pool":"..","namespace":"","image":".."}}, ...]}
- * "openstack": Nova's metadata is in the XML; Nova and Cinder would not know of a swap that they did not ask for.
- * Changes nothing. Blocks while libvirtd is asked. Any thread. Errors: HELD (libvirtd did not answer or denies it).
- * Since 1.0. */
+ *    "serial":"..","source":{"pool":"..","namespace":"","image":".."}}, ...]}
+ * "serial": of a disk that Nova attached the id of its volume. "openstack": Nova's metadata is in the XML; Nova and
+ * Cinder would not know of a swap that they did not ask for. Changes nothing. Blocks while libvirtd is asked. Any
+ * thread. Errors: HELD (libvirtd did not answer or denies it). Since 1.0. */
 POOLSHIFT_API int poolshift_disks(poolshift_host* host, char** list, char** error);
 
 /* Takes up every open job that nobody runs and carries it on, undoes it or holds it, by what the journal, libvirt and
@@ -153,10 +153,9 @@ POOLSHIFT_API int poolshift_disks(poolshift_host* host, char** list, char** erro
  * least one job stays held; `report` is set). Since 1.0. */
 POOLSHIFT_API int poolshift_recover(poolshift_host* host, const char* options, char** report, char** error);
 
-/* Looks at this node: versions of libvirt, QEMU and librbd, the state folder, open and held jobs, the images of its
- * domains. `report`: {"schema":1,"findings":[{"name":..,"result":"pass|warn|fail","found":..,"do":..}],"disks":
- * [{"domain":..,"uuid":..,"disk":..,"image":..,"serial":..}]}, the RBD disks of the domains that run, for those who
- * know which image they should be on. Changes nothing. Returns OK, or HELD when a finding is "fail". Since 1.0. */
+/* Looks at this node: versions of libvirt, QEMU and librbd, the state folder, open and held jobs. `report`:
+ * {"schema":1,"findings":[{"name":..,"result":"pass|warn|fail","found":..,"do":..}]}. Changes nothing. Returns OK, or
+ * HELD when a finding is "fail". Since 1.0. */
 POOLSHIFT_API int poolshift_doctor(poolshift_host* host, char** report, char** error);
 
 /* Makes ready what a swap needs that brings a guest home whose image was put into the trash under it, while the

@@ -43,9 +43,11 @@ def volume(**changes):
         'os-vol-mig-status-attr:name_id': None}, **changes))
 
 
-def disk(**changes):
-    return dict({'domain': 'instance-1', 'uuid': 'u', 'disk': 'vdb',
-                 'image': 'volumes-hdd/volume-' + VOLUME, 'serial': VOLUME},
+def disk(image='volumes-hdd/volume-' + VOLUME, **changes):
+    pool, _, name = image.partition('/')
+    return dict({'domain': 'instance-1', 'domain_uuid': 'u', 'disk': 'vdb',
+                 'active': True, 'openstack': True, 'serial': VOLUME,
+                 'source': {'pool': pool, 'namespace': '', 'image': name}},
                 **changes)
 
 
@@ -114,11 +116,11 @@ class DoctorTestCase(test.NoDBTestCase):
             volume_type('b', volume_backend_name='ssd'))
 
     def test_guest_on_another_image(self):
-        for on in (disk(image='volumes-ssd/volume-' + VOLUME),
-                   disk(image='volumes-hdd/volume-' + OTHER)):
-            found = self.found(on)['cinder_image']
+        for on in ('volumes-ssd/volume-' + VOLUME,
+                   'volumes-hdd/volume-' + OTHER):
+            found = self.found(disk(image=on))['cinder_image']
             self.assertEqual('fail', found['result'])
-            self.assertIn(on['image'], found['found'])
+            self.assertIn(on, found['found'])
             self.assertIn("--to volumes-hdd/volume-%s'" % VOLUME, found['do'])
 
     def test_guest_on_the_image_of_a_migrated_volume(self):
@@ -142,6 +144,7 @@ class DoctorTestCase(test.NoDBTestCase):
         self.assertNotIn('cinder_image', self.found(disk(serial='x')))
         self.client.volumes.get.reset_mock()
         self.assertNotIn('cinder_image', self.found(disk(serial='')))
+        self.assertNotIn('cinder_image', self.found(disk(active=False)))
         self.client.volumes.get.assert_not_called()
 
     def test_cinder_does_not_answer(self):

@@ -12,9 +12,9 @@
 
 """poolshift-nova-doctor: what 'poolshift doctor' has to ask Nova and Cinder.
 
-Reads {"schema": 1, "disks": [{"domain", "uuid", "disk", "image", "serial"}]}
-from stdin and writes {"schema": 1, "findings": [...]}; changes nothing. Cinder
-is asked as nova-compute does it, with the options of [cinder].
+Reads what poolshift_disks() gives from stdin and writes {"schema": 1,
+"findings": [...]}; changes nothing. Cinder is asked as nova-compute does it,
+with the options of [cinder].
 
 Cinder's RBD driver (seen in 21.3.1) copies an image by itself and puts the
 source into the trash, also under a running guest, when a volume is retyped
@@ -140,14 +140,17 @@ def find_image(client, backends, disk):
     if volume.status != 'in-use' or migration not in AT_REST or pool is None:
         return None
     name = getattr(volume, 'os-vol-mig-status-attr:name_id', None) or volume.id
-    on_pool, _, on_image = disk['image'].rpartition('/')
-    if on_pool == pool and name in on_image:
+    source = disk['source']
+    on = '/'.join(filter(None, (source['pool'], source['namespace'],
+                                source['image'])))
+    if ((source['pool'], source['namespace']) == (pool, '') and
+            name in source['image']):
         return None
     return finding(
         'cinder_image', 'fail',
         "disk '%s' of running domain '%s' is %s, but Cinder has volume %s in "
         "pool '%s' with the name of %s: after a restart the guest would see "
-        'other data' % (disk['disk'], disk['domain'], disk['image'],
+        'other data' % (disk['disk'], disk['domain'], on,
                         volume.id, pool, name),
         "Do not stop the guest. 'poolshift rescue --domain %s --disk %s --to "
         "%s/volume-%s' brings it there." % (disk['domain'], disk['disk'], pool,
@@ -162,7 +165,8 @@ def findings(disks):
         backends = Backends(client)
         found.append(find_types(client, backends))
         found += filter(None, (find_image(client, backends, disk)
-                               for disk in disks if disk.get('serial')))
+                               for disk in disks
+                               if disk['active'] and disk['serial']))
     except Exception as reason:
         found.append(finding(
             'cinder', 'fail', 'Cinder cannot be asked: %s' % reason,
