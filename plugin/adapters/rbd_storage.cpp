@@ -902,19 +902,23 @@ Status RbdCluster::remove_metadata(const ImageName& name, const std::string& key
 Status RbdCluster::move_to_trash(const ImageName& name) {
   const auto what = fmt::format("Cannot move image '{}' to the trash", to_string(name));
   return guarded(what, [&]() -> Status {
+    // Not there: librbd may still have the name in the pool's list, which is the last that a move takes away.
     {
       auto open = open_image(name, For::reading);
-      if (!open) return open.error();
-      const auto watchers = watchers_of((*open)->image, name);
-      if (!watchers) return watchers.error();
-      if (!watchers->empty()) {
-        return Error{ErrorCode::busy, fmt::format("{}: {} has it open", what, join(*watchers)),
-                     "Wait until that client has closed it; after a crash its watch ends within 30 seconds."};
+      if (!open && open.error().code != ErrorCode::not_found) return open.error();
+      if (open) {
+        const auto watchers = watchers_of((*open)->image, name);
+        if (!watchers) return watchers.error();
+        if (!watchers->empty()) {
+          return Error{ErrorCode::busy, fmt::format("{}: {} has it open", what, join(*watchers)),
+                       "Wait until that client has closed it; after a crash its watch ends within 30 seconds."};
+        }
       }
     }
     auto io = open_pool(name.pool, name.rbd_namespace);
     if (!io) return io.error();
     const int result = rbd_.trash_move(*io, name.image.c_str(), 0);
+    if (result == -ENOENT) return open_error(*io, name, result);
     if (result < 0) return make_error(result, what);
     return {};
   });

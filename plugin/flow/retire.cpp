@@ -130,7 +130,7 @@ Status clean_up_after_handover(Swap& swap, Cluster& cluster) {
   if (!removed && removed.error().code != ErrorCode::not_found) return removed;
   const ImageName aside = staging_name(record);
   const auto image = cluster.image(aside);
-  if (!image && image.error().code == ErrorCode::not_found) return {};
+  if (!image && image.error().code == ErrorCode::not_found) return finish_move_to_trash(cluster, aside);
   if (!image) return image.error();
   if (job_of(*image) != record.job_id) return {};
   return cluster.move_to_trash(aside);
@@ -140,9 +140,7 @@ Status put_source_away(Swap& swap) {
   if (swap.record.source_after == SourceAfter::keep) return {};
   auto cluster = swap.source_cluster();
   if (!cluster) return cluster.error();
-  const auto moved = (*cluster)->move_to_trash(swap.record.source);
-  if (!moved && moved.error().code == ErrorCode::not_found) return {};  // moved by the run before this one
-  return moved;
+  return finish_move_to_trash(**cluster, swap.record.source);
 }
 
 }  // namespace

@@ -15,4 +15,10 @@ Status create_by_staging(Cluster& cluster, const ImageName& staged, const ImageN
   return cluster.rename_image(staged, name);
 }
 
+Status finish_move_to_trash(Cluster& cluster, const ImageName& name) {
+  const auto moved = cluster.move_to_trash(name);
+  if (!moved && moved.error().code == ErrorCode::not_found) return {};
+  return moved;
+}
+
 }  // namespace poolshift

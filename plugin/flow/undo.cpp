@@ -72,7 +72,7 @@ Status prove_unused(Swap& swap, Cluster& cluster, const ImageName& name) {
 // Ok when it is not there, or not ours.
 Status put_away(Swap& swap, Cluster& cluster, const ImageName& name) {
   const auto image = cluster.image(name);
-  if (!image && image.error().code == ErrorCode::not_found) return {};
+  if (!image && image.error().code == ErrorCode::not_found) return finish_move_to_trash(cluster, name);
   if (!image) return image.error();
   const bool is_named_ours = name == staging_name(swap.record) || name == hidden_name(swap.record);
   if (!is_named_ours && job_of(*image) != swap.record.job_id) return {};
@@ -96,8 +96,8 @@ Status give_target_back(Swap& swap, Cluster& cluster) {
       }
       return cluster.remove_metadata(record.target, kJobKey);
     }
-    POOLSHIFT_TRY(cluster.move_to_trash(record.target));
   }
+  POOLSHIFT_TRY(finish_move_to_trash(cluster, record.target));
   return create_by_staging(cluster, staging_name(record), record.target, record.target_spec);
 }
 
@@ -146,6 +146,8 @@ Status remove_clone(Swap& swap, Cluster& cluster) {
     if (!removed) return removed;
   } else if (clone) {
     POOLSHIFT_TRY(record.offline ? put_away(swap, cluster, name) : put_half_a_clone_away(swap, cluster, *clone));
+  } else {
+    POOLSHIFT_TRY(finish_move_to_trash(cluster, name));
   }
   auto source_cluster = swap.source_cluster();
   if (!source_cluster) return source_cluster.error();

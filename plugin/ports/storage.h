@@ -115,7 +115,7 @@ class Cluster {
   virtual Status set_metadata(const ImageName& name, const std::string& key, const std::string& value) = 0;
   // Ok when the key is not there.
   virtual Status remove_metadata(const ImageName& name, const std::string& key) = 0;
-  // Fails with `busy` when a client has it open.
+  // Fails with `busy` when a client has it open. Ends a move that another client died over.
   virtual Status move_to_trash(const ImageName& name) = 0;
   // The images in the trash that had this name.
   virtual Result<std::vector<TrashedImage>> trash_of(const ImageName& name) = 0;

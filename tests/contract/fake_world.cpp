@@ -48,6 +48,10 @@ class FakeContractWorld final : public World {
   }
 
   void power_off(const std::string& guest) override { fake_.kill_qemu(*fake_.find(guest)); }
+  void half_trash(const ImageName& name, const std::string& /*id*/) override {
+    (void)connect()->move_to_trash(name);
+    fake_.half_trashed.insert(name);
+  }
   void stop_hypervisor() override { fake_.hypervisor_away_until_ms = fake_.now_ms + 1'000'000'000; }
   void start_hypervisor() override { fake_.hypervisor_away_until_ms = 0; }
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <array>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
@@ -135,6 +136,20 @@ class RealWorld final : public World {
     guests_.clear();
   }
   void power_off(const std::string& guest) override { virsh("destroy " + guest); }
+  // The list of a pool's images is what librbd changes last.
+  void half_trash(const ImageName& name, const std::string& id) override {
+    const auto rados = fmt::format("rados -c {} -p {}", shell_quoted(variable("STACK_CEPH_CONF")), name.pool);
+    const std::array keys = {"name_" + name.image, "id_" + id};
+    for (const auto& key : keys) {
+      run(fmt::format("{} getomapval rbd_directory {} {}/{} 2>/dev/null", rados, key, folder_, key));
+    }
+    rbd("trash mv " + to_string(name));
+    for (const auto& key : keys) {
+      const auto file = fmt::format("{}/{}", folder_, key);
+      run(fmt::format("{} setomapval rbd_directory {} <{}", rados, key, file));
+      std::filesystem::remove(file);
+    }
+  }
   void stop_hypervisor() override { stack("libvirtd", "stop"); }
   void start_hypervisor() override { stack("libvirtd", "start"); }
 

@@ -203,6 +203,22 @@ TEST_CASE("an image is renamed, resized, marked and thrown away", "[storage]") {
   CHECK_ERROR(cluster->restore_from_trash(third, id), ErrorCode::not_found);
 }
 
+TEST_CASE("a move to the trash that a client died over is ended", "[storage]") {
+  auto cluster = connect();
+  const auto name = new_image(*cluster, world().pool(), kMiB);
+  const auto image = image_of(*cluster, name);
+  world().half_trash(name, image.id);
+  CHECK_ERROR(cluster->image(name), ErrorCode::not_found);
+  CHECK_ERROR(cluster->create_image(name, image.spec), ErrorCode::exists);
+  REQUIRE_OK(cluster->move_to_trash(name));
+  CHECK_ERROR(cluster->move_to_trash(name), ErrorCode::not_found);
+  const auto trashed = cluster->trash_of(name);
+  REQUIRE_OK(trashed);
+  REQUIRE(trashed->size() == 1);
+  CHECK(trashed->front().id == image.id);
+  REQUIRE_OK(cluster->create_image(name, image.spec));
+}
+
 TEST_CASE("an image that a guest uses", "[storage]") {
   auto cluster = connect();
   const ImageName name{world().pool(), "", unique("contract")};

@@ -66,6 +66,8 @@ class World {
   virtual void stop_guests() {}
   // Off, but still defined when it was persistent.
   virtual void power_off(const std::string& guest) = 0;
+  // Moves the image to the trash and leaves what a client leaves that dies before it is done.
+  virtual void half_trash(const ImageName& name, const std::string& id) = 0;
   virtual void stop_hypervisor() = 0;
   virtual void start_hypervisor() = 0;
 };

@@ -234,6 +234,7 @@ struct Stage {
       CHECK(image.snapshots.empty());
       CHECK(image.parent.empty());
     }
+    CHECK(world.half_trashed.empty());
     for (const auto& [path, file] : world.files) {
       INFO(path);
       CHECK((path.ends_with(".journal") || path.ends_with(".lock") || path == kGuardian));

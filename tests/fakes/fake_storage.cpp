@@ -149,7 +149,7 @@ class FakeCluster : public Cluster {
   Status create_image(const ImageName& name, const ImageSpec& spec) override {
     return world_.call([&]() -> Status {
       POOLSHIFT_TRY(pool_usable(name.pool, true));
-      if (world_.image(name) != nullptr) return exists(name);
+      if (is_taken(name)) return exists(name);
       if (!spec.data_pool.empty()) POOLSHIFT_TRY(pool_usable(spec.data_pool, true));
       FakeImage& fake = world_.images[name];
       fake.id = world_.next_id();
@@ -162,7 +162,7 @@ class FakeCluster : public Cluster {
   Status rename_image(const ImageName& from, const ImageName& to) override {
     return world_.call([&]() -> Status {
       return on_image(from, [&](FakeImage& fake) -> Status {
-        if (world_.image(to) != nullptr) return exists(to);
+        if (is_taken(to)) return exists(to);
         FakeImage moved = std::move(fake);
         world_.images.erase(from);
         world_.images[to] = std::move(moved);
@@ -213,8 +213,10 @@ class FakeCluster : public Cluster {
 
   Status move_to_trash(const ImageName& name) override {
     return world_.call([&]() -> Status {
+      if (!away() && world_.half_trashed.erase(name) != 0) return {};
       return on_image(name, [&](FakeImage& fake) -> Status {
         if (!fake.watchers.empty()) return Error{ErrorCode::busy, "the image is open", "Close it."};
+        if (world_.torn_now()) world_.half_trashed.insert(name);  // the pool's list forgets it last
         world_.trash.emplace_back(name, std::move(fake));
         world_.images.erase(name);
         return {};
@@ -282,7 +284,7 @@ class FakeCluster : public Cluster {
     return world_.call([&]() -> Status {
       POOLSHIFT_TRY(pool_usable(name.pool, true));
       return on_snapshot(parent, snapshot, [&](FakeImage& from, const FakeSnapshot& frozen) -> Status {
-        if (world_.image(name) != nullptr) return exists(name);
+        if (is_taken(name)) return exists(name);
         if ((from.spec.features & kLayering) == 0) {
           return Error{ErrorCode::failed, fmt::format("{} has no layering", to_string(parent)), "Copy it."};
         }
@@ -388,6 +390,9 @@ class FakeCluster : public Cluster {
 
  private:
   bool away() const { return world_.now_ms < world_.cluster_away_until_ms; }
+  bool is_taken(const ImageName& name) const {
+    return world_.image(name) != nullptr || world_.half_trashed.contains(name);
+  }
   static Error left(const ImageName& name) {
     return {ErrorCode::left, fmt::format("left {} to itself", to_string(name)), "Look at it later."};
   }

@@ -186,6 +186,7 @@ class FakeWorld {
   std::map<std::string, FakePool> pools;
   std::map<ImageName, FakeImage> images;
   std::vector<std::pair<ImageName, FakeImage>> trash;
+  std::set<ImageName> half_trashed;  // no image has such a name any more, and none can get it
   std::vector<std::unique_ptr<FakeDomain>> domains;
   std::map<std::string, FakeFile> files;
   std::set<std::string> locked;
