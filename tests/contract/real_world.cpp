@@ -60,9 +60,8 @@ class RealWorld final : public World {
         system_(make_posix_system()),
         dir_(variable("STACK_DIR")) {
     silence_libvirt_errors();
-    char name[] = "/tmp/poolshift-contract.XXXXXX";
-    if (mkdtemp(name) == nullptr) throw std::runtime_error("cannot make a folder in /tmp");
-    folder_ = name;
+    folder_ = std::filesystem::temp_directory_path() / "poolshift-contract.XXXXXX";
+    if (mkdtemp(folder_.data()) == nullptr) throw std::runtime_error("cannot make the folder " + folder_);
     passable_folder_ = folder_ + ".passable";
     run(fmt::format("grep -E '^(\\[global\\]|fsid|mon_host)' {} >{}", shell_quoted(variable("STACK_CEPH_CONF")),
                     shell_quoted(strict_access().conf_path)));
