@@ -14,6 +14,7 @@
 #include <functional>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <rados/librados.hpp>
 #include <random>
 #include <rbd/librbd.hpp>
@@ -434,6 +435,8 @@ class RbdCluster final : public Cluster {
   Result<librados::IoCtx> open_pool(const std::string& pool, const std::string& rbd_namespace);
   Result<std::unique_ptr<OpenImage>> open_image(const ImageName& name, For purpose);
   Error open_error(librados::IoCtx& pool, const ImageName& name, int result);
+  std::optional<std::string> id_of(librados::IoCtx& pool, const ImageName& name);
+  static int end_rename(librados::IoCtx& pool, const ImageName& from, const ImageName& to, const std::string& id);
   Result<Json> ask_monitors(const Json& command);
   Result<std::vector<std::string>> watchers_of(librbd::Image& image, const ImageName& name);
   Status read_spec(librbd::Image& image, const ImageName& name, Image& description);
@@ -839,6 +842,13 @@ Status RbdCluster::create_image(const ImageName& name, const ImageSpec& spec) {
   });
 }
 
+// Ceph's encoding of a string: its length in four bytes, little-endian, and its bytes.
+static std::string as_ceph_encodes(const std::string& text) {
+  std::string encoded;
+  for (const unsigned shift : {0U, 8U, 16U, 24U}) encoded += static_cast<char>((text.size() >> shift) & 0xffU);
+  return encoded + text;
+}
+
 Status RbdCluster::rename_image(const ImageName& from, const ImageName& to) {
   const auto what = fmt::format("Cannot rename image '{}' to '{}'", to_string(from), to_string(to));
   return guarded(what, [&]() -> Status {
@@ -847,10 +857,40 @@ Status RbdCluster::rename_image(const ImageName& from, const ImageName& to) {
     }
     auto io = open_pool(from.pool, from.rbd_namespace);
     if (!io) return io.error();
-    const int result = rbd_.rename(*io, from.image.c_str(), to.image.c_str());
+    int result = rbd_.rename(*io, from.image.c_str(), to.image.c_str());
+    if (result == -EEXIST) {
+      const auto id = id_of(*io, from);
+      if (id && id == id_of(*io, to)) result = end_rename(*io, from, to, *id);
+    }
     if (result < 0) return make_error(result, what);
     return {};
   });
+}
+
+std::optional<std::string> RbdCluster::id_of(librados::IoCtx& pool, const ImageName& name) {
+  OpenImage open;
+  open.pool = pool;
+  std::string id;
+  if (rbd_.open_read_only(open.pool, open.image, name.image.c_str(), nullptr) < 0) return {};
+  return open.image.get_id(&id) < 0 ? std::nullopt : std::optional(id);
+}
+
+// librbd makes an object that has the id under the name `to`, changes the pool's list and removes the object of `from`.
+// A client that dies meanwhile leaves an image with both names, and librbd's rename then says that `to` exists. These
+// are its last two steps.
+int RbdCluster::end_rename(librados::IoCtx& pool, const ImageName& from, const ImageName& to, const std::string& id) {
+  librados::bufferlist names;
+  for (const auto* text : {&from.image, &to.image, &id}) names.append(as_ceph_encodes(*text));
+  librados::bufferlist no_output;
+  int result = pool.exec("rbd_directory", "rbd", "dir_rename_image", names, no_output);
+  if (result < 0 && result != -ENOENT) return result;  // ENOENT: the list has `to` alone
+  librados::bufferlist same_id;
+  same_id.append(as_ceph_encodes(id));
+  librados::ObjectWriteOperation operation;
+  operation.cmpext(0, same_id, nullptr);
+  operation.remove();
+  result = pool.operate("rbd_id." + from.image, &operation);
+  return result == -ENOENT ? 0 : result;
 }
 
 Status RbdCluster::resize_image(const ImageName& name, std::uint64_t size_bytes) {

@@ -10,6 +10,7 @@
 #include "flow/flow.h"
 #include "flow/handover.h"
 #include "flow/pacing.h"
+#include "flow/staging.h"
 #include "flow/tag.h"
 
 namespace poolshift {
@@ -179,6 +180,7 @@ Result<Phase> hydrate(Swap& swap) {
   if (record.resume_guest) POOLSHIFT_TRY(bring_guest_back(swap, kBringBackMs));
   auto cluster = swap.target_cluster();
   if (!cluster) return cluster.error();
+  if (record.offline) POOLSHIFT_TRY(finish_rename(**cluster, hidden_name(record), record.target));
   POOLSHIFT_TRY(tag_clone(record, **cluster, record.target));  // before it is no longer known by its parent
   const auto target = (*cluster)->image(record.target);
   if (!target) return target.error();

@@ -80,7 +80,8 @@ Status look_at_target(Cluster& cluster, Rescue& rescue) {
     return refused(fmt::format("target {} has snapshots", name),
                    "Somebody has worked with it: decide by hand which image is right.");
   }
-  if (*stale) {
+  const bool is_half_renamed = *stale && (*stale)->id == (*target)->id;  // make_ready() goes on with it
+  if (*stale && !is_half_renamed) {
     return refused(fmt::format("both target {} and {} hold data", name, to_string(aside)),
                    "A rescue has been here before: find out what became of it, then move one of them away.");
   }
@@ -89,13 +90,16 @@ Status look_at_target(Cluster& cluster, Rescue& rescue) {
   return {};
 }
 
+ImageName staged_name(const ImageName& target) {
+  return {target.pool, target.rbd_namespace, "poolshift.rescue." + target.image};
+}
+
 Status create_like(Cluster& cluster, const ImageName& model, const ImageName& name, std::uint64_t least_bytes) {
   const auto image = cluster.image(model);
   if (!image) return image.error();
   auto spec = image->spec;
   spec.size_bytes = std::max(spec.size_bytes, least_bytes);
-  const ImageName staged{name.pool, name.rbd_namespace, "poolshift.rescue." + name.image};
-  return create_by_staging(cluster, staged, name, spec);
+  return create_by_staging(cluster, staged_name(name), name, spec);
 }
 
 }  // namespace
@@ -151,6 +155,7 @@ Status make_ready(Ports ports, const Rescue& rescue) {
   if (!source) return source.error();
   auto target_cluster = connect_cluster(ports, rescue.target_access);
   if (!target_cluster) return target_cluster.error();
+  POOLSHIFT_TRY(finish_rename(**target_cluster, staged_name(rescue.target), rescue.target));
   const auto aside = stale_name(rescue.target);
   if (rescue.set_aside) POOLSHIFT_TRY((*target_cluster)->rename_image(rescue.target, aside));
   if (!rescue.create_target) return {};

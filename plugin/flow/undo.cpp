@@ -186,6 +186,7 @@ Result<Phase> undo(Swap& swap) {
   POOLSHIFT_TRY(is_handover ? undo_switch(swap) : end_copy(swap));
   auto cluster = swap.target_cluster();
   if (!cluster) return cluster.error();
+  POOLSHIFT_TRY(finish_rename(**cluster, staging_name(record), record.target));
   if (is_handover) {
     POOLSHIFT_TRY(remove_clone(swap, **cluster));
     POOLSHIFT_TRY(give_name_back(swap, **cluster));

@@ -107,7 +107,8 @@ class Cluster {
 
   // Fails with `exists` when the name is taken.
   virtual Status create_image(const ImageName& name, const ImageSpec& spec) = 0;
-  // `from` and `to` are in the same pool and namespace. Fails with `exists` when `to` is taken.
+  // `from` and `to` are in the same pool and namespace. Fails with `exists` when `to` is taken. An image that has both
+  // names, because a client died over a rename, whichever way, gets `to` alone.
   virtual Status rename_image(const ImageName& from, const ImageName& to) = 0;
   virtual Status resize_image(const ImageName& name, std::uint64_t size_bytes) = 0;
   // Gives back what holds only zeroes. Done by the client that has the image open, when there is one.

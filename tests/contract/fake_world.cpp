@@ -52,6 +52,7 @@ class FakeContractWorld final : public World {
     (void)connect()->move_to_trash(name);
     fake_.half_trashed.insert(name);
   }
+  void half_rename(const ImageName& listed, const ImageName& other) override { fake_.half_renamed[other] = listed; }
   void stop_hypervisor() override { fake_.hypervisor_away_until_ms = fake_.now_ms + 1'000'000'000; }
   void start_hypervisor() override { fake_.hypervisor_away_until_ms = 0; }
 

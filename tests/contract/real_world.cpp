@@ -149,6 +149,10 @@ class RealWorld final : public World {
       std::filesystem::remove(file);
     }
   }
+  void half_rename(const ImageName& listed, const ImageName& other) override {
+    const auto rados = fmt::format("rados -c {} -p {}", shell_quoted(variable("STACK_CEPH_CONF")), listed.pool);
+    run(fmt::format("{} get rbd_id.{} - | {} put rbd_id.{} -", rados, listed.image, rados, other.image));
+  }
   void stop_hypervisor() override { stack("libvirtd", "stop"); }
   void start_hypervisor() override { stack("libvirtd", "start"); }
 

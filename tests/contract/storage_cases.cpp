@@ -203,6 +203,27 @@ TEST_CASE("an image is renamed, resized, marked and thrown away", "[storage]") {
   CHECK_ERROR(cluster->restore_from_trash(third, id), ErrorCode::not_found);
 }
 
+TEST_CASE("a rename that a client died over is ended", "[storage]") {
+  auto cluster = connect();
+  const auto listed = new_image(*cluster, world().pool(), kMiB);
+  const ImageName other{world().pool(), "", unique("contract")};
+  const auto image = image_of(*cluster, listed);
+  const auto id = image.id;
+  world().half_rename(listed, other);
+  const bool list_was_changed = GENERATE(false, true);
+  const auto from = list_was_changed ? other : listed;
+  const auto to = list_was_changed ? listed : other;
+  CHECK(image_of(*cluster, from).id == id);
+  CHECK(image_of(*cluster, to).id == id);
+  REQUIRE_OK(cluster->rename_image(from, to));
+  CHECK(image_of(*cluster, to).id == id);
+  CHECK_ERROR(cluster->image(from), ErrorCode::not_found);
+  REQUIRE_OK(cluster->create_image(from, image.spec));
+  CHECK_ERROR(cluster->rename_image(from, to), ErrorCode::exists);
+  REQUIRE_OK(cluster->move_to_trash(to));
+  CHECK_ERROR(cluster->image(to), ErrorCode::not_found);
+}
+
 TEST_CASE("a move to the trash that a client died over is ended", "[storage]") {
   auto cluster = connect();
   const auto name = new_image(*cluster, world().pool(), kMiB);

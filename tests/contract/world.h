@@ -68,6 +68,8 @@ class World {
   virtual void power_off(const std::string& guest) = 0;
   // Moves the image to the trash and leaves what a client leaves that dies before it is done.
   virtual void half_trash(const ImageName& name, const std::string& id) = 0;
+  // Gives the image both names, as a client leaves it that dies while it renames it; the pool's list has one.
+  virtual void half_rename(const ImageName& listed, const ImageName& other) = 0;
   virtual void stop_hypervisor() = 0;
   virtual void start_hypervisor() = 0;
 };

@@ -235,6 +235,7 @@ struct Stage {
       CHECK(image.parent.empty());
     }
     CHECK(world.half_trashed.empty());
+    CHECK(world.half_renamed.empty());
     for (const auto& [path, file] : world.files) {
       INFO(path);
       CHECK((path.ends_with(".journal") || path.ends_with(".lock") || path == kGuardian));

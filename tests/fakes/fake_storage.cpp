@@ -162,11 +162,16 @@ class FakeCluster : public Cluster {
   Status rename_image(const ImageName& from, const ImageName& to) override {
     return world_.call([&]() -> Status {
       return on_image(from, [&](FakeImage& fake) -> Status {
-        if (is_taken(to)) return exists(to);
-        FakeImage moved = std::move(fake);
-        world_.images.erase(from);
-        world_.images[to] = std::move(moved);
-        world_.rename_parent(from, to);
+        if (world_.image(to) == &fake) {
+          end_rename(from, to);
+        } else if (is_taken(to)) {
+          return exists(to);
+        } else if (world_.torn_now() && world_.calls() % 2 == 0) {
+          world_.half_renamed.emplace(to, from);  // the pool's list still has the one name
+        } else {
+          end_rename(from, to);
+          if (world_.torn_now()) world_.half_renamed.emplace(from, to);  // or already the other
+        }
         return {};
       });
     });
@@ -214,6 +219,7 @@ class FakeCluster : public Cluster {
   Status move_to_trash(const ImageName& name) override {
     return world_.call([&]() -> Status {
       if (!away() && world_.half_trashed.erase(name) != 0) return {};
+      if (!away() && world_.half_renamed.contains(name)) return not_found(fmt::format("image {}", to_string(name)));
       return on_image(name, [&](FakeImage& fake) -> Status {
         if (!fake.watchers.empty()) return Error{ErrorCode::busy, "the image is open", "Close it."};
         if (world_.torn_now()) world_.half_trashed.insert(name);  // the pool's list forgets it last
@@ -390,8 +396,17 @@ class FakeCluster : public Cluster {
 
  private:
   bool away() const { return world_.now_ms < world_.cluster_away_until_ms; }
+  void end_rename(const ImageName& from, const ImageName& to) {
+    if (auto image = world_.images.extract(from)) {
+      image.key() = to;
+      world_.half_renamed.erase(to);
+      world_.images.insert(std::move(image));
+      world_.rename_parent(from, to);
+    }
+    world_.half_renamed.erase(from);
+  }
   bool is_taken(const ImageName& name) const {
-    return world_.image(name) != nullptr || world_.half_trashed.contains(name);
+    return world_.image(name) != nullptr || world_.half_trashed.contains(name) || world_.half_renamed.contains(name);
   }
   static Error left(const ImageName& name) {
     return {ErrorCode::left, fmt::format("left {} to itself", to_string(name)), "Look at it later."};

@@ -479,12 +479,14 @@ FakeDomain* FakeWorld::find(const std::string& name_or_uuid) {
 }
 
 FakeImage* FakeWorld::image(const ImageName& name) {
-  const auto found = images.find(name);
+  const auto also = half_renamed.find(name);
+  const auto found = images.find(also == half_renamed.end() ? name : also->second);
   return found == images.end() ? nullptr : &found->second;
 }
 
 const FakeImage* FakeWorld::image(const ImageName& name) const {
-  const auto found = images.find(name);
+  const auto also = half_renamed.find(name);
+  const auto found = images.find(also == half_renamed.end() ? name : also->second);
   return found == images.end() ? nullptr : &found->second;
 }
 

@@ -186,7 +186,8 @@ class FakeWorld {
   std::map<std::string, FakePool> pools;
   std::map<ImageName, FakeImage> images;
   std::vector<std::pair<ImageName, FakeImage>> trash;
-  std::set<ImageName> half_trashed;  // no image has such a name any more, and none can get it
+  std::map<ImageName, ImageName> half_renamed;  // a name of an image that is in `images` under another
+  std::set<ImageName> half_trashed;             // no image has such a name any more, and none can get it
   std::vector<std::unique_ptr<FakeDomain>> domains;
   std::map<std::string, FakeFile> files;
   std::set<std::string> locked;
