@@ -316,8 +316,10 @@ await_swap() {
 # Journals are looked at directly: `poolshift status` takes longer than some phases.
 journals() { echo "$S"/jobs/*.journal; }
 newest_journal() {
+  local files=("$S"/jobs/*.journal)
+  # Without a file 'ls' would list the current folder.
   # shellcheck disable=SC2012
-  ls -t "$S"/jobs/*.journal 2>/dev/null | head -n 1
+  ((${#files[@]} == 0)) || ls -t "${files[@]}" | head -n 1
 }
 
 # journal_phase FILE: of its last whole record.
