@@ -98,7 +98,8 @@ POOLSHIFT_API int poolshift_check(poolshift_host* host, const char* request, cha
  *    "source":"POOL[/NAMESPACE]/IMAGE",     optional: refuse when the disk is on another image
  *    "create":false, "engine":"auto|mirror|handover", "hydrate":"auto|offload|flatten", "max_pause_ms":3000,
  *    "bandwidth_bytes_per_s":0, "source_after":"keep|trash",
- *    "target_access":{"mon_hosts":["HOST:PORT"],"user":"..","secret_uuid":".."},   optional
+ *    "target_access":{"mon_hosts":["HOST:PORT"],"user":"..","secret_uuid":"..",   optional
+ *                     "secret_usage":"..","ceph_conf":"PATH"},
  *    "labels":{"KEY":"VALUE"}}              optional; kept and shown with the job, for the caller's own use
  * Errors: USAGE (malformed; no job is made). Everything else, refusals included, is the job's result. Since 1.0. */
 POOLSHIFT_API int poolshift_job_start(poolshift_host* host, const char* request, poolshift_job** job, char** error);

@@ -1,11 +1,11 @@
 // The spool: STATE_DIR/spool, where requests wait for the worker.
 //
-//   queue/UUID.DISK.json     asked for; whoever may write here may ask
-//   running/UUID.DISK.json   the worker has taken it; its job, if there is one, has the request's id as a label
-//   retry/ID.json            how often it was tried, and when it may be tried again; may be lost
-//   done/ID.json             the request and its report
-//   failed/ID.json           the same, with the reason
-//   failed/bad-ID            a file from the queue that is no request, as it was; the reason is in bad-ID.json
+//   queue/UUID.DISK.json        asked for; whoever may write here may ask
+//   running/UUID.DISK.json      the worker has taken it; its job, if there is one, has the request's id as a label
+//   retry/ID.json               how often it was tried, and when it may be tried again; may be lost
+//   done/CREATED_MS-ID.json     the request and its report
+//   failed/CREATED_MS-ID.json   the same, with the reason
+//   failed/bad-ID               a file from the queue that is no request, as it was; the reason is in bad-ID.json
 //
 //   submit ──► queue ──claim──► running ──finish──► done | failed
 //                ▲                 │
