@@ -2,8 +2,10 @@
 
 #include <fmt/core.h>
 
+#include <array>
 #include <nlohmann/json.hpp>
 
+#include "base/json_reader.h"
 #include "engine/report.h"
 
 namespace poolshift {
@@ -12,28 +14,24 @@ using nlohmann::json;
 
 namespace {
 
-std::string text_of(const json& object, const char* key) {
-  const auto found = object.is_object() ? object.find(key) : object.end();
-  return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
-}
+// The fields, and the keys of a report that they are from.
+constexpr std::array<std::pair<const char*, const char*>, 10> kFields = {{{"POOLSHIFT_JOB", "job"},
+                                                                          {"POOLSHIFT_DOMAIN", "domain"},
+                                                                          {"POOLSHIFT_DOMAIN_UUID", "domain_uuid"},
+                                                                          {"POOLSHIFT_DISK", "disk"},
+                                                                          {"POOLSHIFT_SOURCE", "source"},
+                                                                          {"POOLSHIFT_TARGET", "target"},
+                                                                          {"POOLSHIFT_ENGINE", "engine"},
+                                                                          {"POOLSHIFT_PHASE", "phase"},
+                                                                          {"POOLSHIFT_STATE", "state"},
+                                                                          {"POOLSHIFT_GUEST_ON", "guest_on"}}};
 
 // Those that are not known are left out.
-void add_known(LogFields::List& fields, const char* name, std::string value) {
-  if (!value.empty()) fields.emplace_back(name, std::move(value));
-}
-
 LogFields::List fields_of_report(const json& report) {
   LogFields::List fields;
-  add_known(fields, "POOLSHIFT_JOB", text_of(report, "job"));
-  add_known(fields, "POOLSHIFT_DOMAIN", text_of(report, "domain"));
-  add_known(fields, "POOLSHIFT_DOMAIN_UUID", text_of(report, "domain_uuid"));
-  add_known(fields, "POOLSHIFT_DISK", text_of(report, "disk"));
-  add_known(fields, "POOLSHIFT_SOURCE", text_of(report, "source"));
-  add_known(fields, "POOLSHIFT_TARGET", text_of(report, "target"));
-  add_known(fields, "POOLSHIFT_ENGINE", text_of(report, "engine"));
-  add_known(fields, "POOLSHIFT_PHASE", text_of(report, "phase"));
-  add_known(fields, "POOLSHIFT_STATE", text_of(report, "state"));
-  add_known(fields, "POOLSHIFT_GUEST_ON", text_of(report, "guest_on"));
+  for (const auto& [field, key] : kFields) {
+    if (auto text = text_at(report, key); !text.empty()) fields.emplace_back(field, std::move(text));
+  }
   return fields;
 }
 
@@ -47,16 +45,7 @@ std::string moves(const std::string& disk, const std::string& domain, const std:
 std::function<LogFields::List()> fields_of(const JobRecord& record) {
   return [&record] {
     const bool runs = !has_ended(record.phase) && !is_held(record.phase);
-    return LogFields::List{{"POOLSHIFT_JOB", record.job_id},
-                           {"POOLSHIFT_DOMAIN", record.domain_name},
-                           {"POOLSHIFT_DOMAIN_UUID", record.domain_uuid},
-                           {"POOLSHIFT_DISK", record.disk},
-                           {"POOLSHIFT_SOURCE", to_string(record.source)},
-                           {"POOLSHIFT_TARGET", to_string(record.target)},
-                           {"POOLSHIFT_ENGINE", record.engine},
-                           {"POOLSHIFT_PHASE", std::string(name_of(record.phase))},
-                           {"POOLSHIFT_STATE", state_of(record, runs)},
-                           {"POOLSHIFT_GUEST_ON", std::string(name_of(record.guest_on))}};
+    return fields_of_report(status_of({record, runs, std::nullopt}));
   };
 }
 
@@ -67,30 +56,29 @@ void log_begin(const JobRecord& record) {
 }
 
 void log_end(const json& report) {
-  const auto state = text_of(report, "state");
+  const auto state = text_at(report, "state");
   const auto error = report.value("error", json());
-  const auto code = text_of(error, "code");
-  const auto why = fmt::format("{}. {}", text_of(error, "message"), text_of(error, "advice"));
+  const auto code = text_at(error, "code");
+  const auto why = error.is_null() ? "" : fmt::format(": {}. {}", text_at(error, "message"), text_at(error, "advice"));
   std::string what;  // not known of a journal that cannot be used
-  if (const auto domain = text_of(report, "domain"); !domain.empty()) {
-    what = moves(text_of(report, "disk"), domain, text_of(report, "source"), text_of(report, "target")) + ": ";
+  if (const auto domain = text_at(report, "domain"); !domain.empty()) {
+    what = moves(text_at(report, "disk"), domain, text_at(report, "source"), text_at(report, "target")) + ": ";
   }
   // A job that was left waits for `recover`, as whoever left it knows: nothing is wrong with it.
   const bool is_held = state == "held" && code != name_of(ErrorCode::left);
   auto fields = fields_of_report(report);
   if (is_held) fields.emplace_back("MESSAGE_ID", kHeldMessageId);
   const LogFields scope([&] { return fields; });
-  const auto job = text_of(report, "job");
-  if (state == "refused") {
-    log().warn("refused: {}{}", what, why);
-  } else if (state == "done") {
-    log().info("job {}: {}done", job, what);
+  const auto job = text_at(report, "job");
+  const auto said = job.empty() ? what : fmt::format("job {}: {}", job, what);
+  if (state == "done") {
+    log().info("{}done", said);
   } else if (is_held) {
-    log().error("job {}: {}held: {}", job, what, why);
+    log().error("{}held{}", said, why);
   } else if (state == "held") {
-    log().info("job {}: {}left: {}", job, what, why);
+    log().info("{}left{}", said, why);
   } else {
-    log().warn("job {}: {}{}: {}", job, what, state, why);
+    log().warn("{}{}{}", said, state, why);
   }
 }
 

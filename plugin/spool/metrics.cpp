@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/json_reader.h"
+
 namespace poolshift {
 
 using nlohmann::json;
@@ -65,11 +67,6 @@ class Writer {
   std::string_view name_;
 };
 
-std::string text_of(const json& object, const char* key) {
-  const auto found = object.is_object() ? object.find(key) : object.end();
-  return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
-}
-
 double number_of(const json& object, const char* key) {
   const auto found = object.is_object() ? object.find(key) : object.end();
   return found != object.end() && found->is_number() ? found->get<double>() : 0;
@@ -95,7 +92,7 @@ bool is_one_of(const List& list, std::string_view word) {
 
 // The engine as a label: one of kEngines, whatever a newer version calls its own.
 std::string engine_of(const json& job) {
-  auto engine = text_of(job, "engine");
+  auto engine = text_at(job, "engine");
   return is_one_of(kEngines, engine) ? engine : "unknown";
 }
 
@@ -119,7 +116,7 @@ struct Ended {
 
   void add(const json& job) {
     const auto engine = engine_of(job);
-    ++jobs[{text_of(job, "state"), engine}];
+    ++jobs[{text_at(job, "state"), engine}];
     copied_bytes[engine] += whole_number_of(part_of(job, "bytes"), "copied");
     const auto seconds = part_of(job, "seconds");
     for (const auto phase : kPhases) {
@@ -164,7 +161,7 @@ void write_ended(Writer& out, Ended& ended) {
 
 // Not "job": so Prometheus calls what it scrapes.
 Labels labels_of(const json& job) {
-  return {{"job_id", text_of(job, "job")}, {"domain", text_of(job, "domain")}, {"disk", text_of(job, "disk")}};
+  return {{"job_id", text_at(job, "job")}, {"domain", text_at(job, "domain")}, {"disk", text_at(job, "disk")}};
 }
 
 void write_open(Writer& out, const std::vector<json>& open) {
@@ -173,7 +170,7 @@ void write_open(Writer& out, const std::vector<json>& open) {
     auto labels = labels_of(job);
     labels.emplace_back("engine", engine_of(job));
     for (const auto* key : {"state", "phase", "guest_on", "source", "target"})
-      labels.emplace_back(key, text_of(job, key));
+      labels.emplace_back(key, text_at(job, key));
     out.sample(labels, 1);
   }
   const auto times = [&](std::string_view name, std::string_view help, const char* key) {
@@ -189,7 +186,7 @@ void write_open(Writer& out, const std::vector<json>& open) {
     out.family(name, "gauge", help);
     for (const auto& job : open) {
       const auto shown = part_of(job, "progress");
-      if (text_of(job, "state") == "open") out.sample(labels_of(job), whole_number_of(shown, key));
+      if (text_at(job, "state") == "open") out.sample(labels_of(job), whole_number_of(shown, key));
     }
   };
   progress("poolshift_job_done_bytes", "Bytes that a running job has done in this step; 0 where none are counted.",
@@ -207,7 +204,7 @@ std::string metrics_text(const json& jobs, const HostFacts& host) {
   double oldest_held_s = 0;
   const double now_s = static_cast<double>(host.wall_now_ms) / 1000;
   for (const auto& job : jobs) {
-    const auto state = text_of(job, "state");
+    const auto state = text_at(job, "state");
     if (is_one_of(kEndStates, state)) {
       ended.add(job);
       continue;

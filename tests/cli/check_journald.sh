@@ -44,7 +44,7 @@ listened 3 "${swap[@]}"
 one_message '.POOLSHIFT_STATE == "refused" and .POOLSHIFT_DOMAIN == "a \"guest\"" and .POOLSHIFT_DISK == "vda" and
   .POOLSHIFT_SOURCE == "hdd/web" and .POOLSHIFT_TARGET == "ssd/web" and .PRIORITY == "4" and
   .SYSLOG_IDENTIFIER == "poolshift" and (has("POOLSHIFT_JOB") or has("MESSAGE_ID") or has("CODE_FILE") | not) and
-  (.MESSAGE | startswith("refused: "))'
+  (.MESSAGE | contains("hdd/web -> ssd/web: refused: Cannot connect"))'
 
 # A job that nobody runs, and libvirtd does not answer: it is held.
 mkdir -p "$work/state/jobs"
