@@ -168,11 +168,10 @@ class Guard {
     const auto text =
         fmt::format("job {}: guardian of domain {}, disk {}: {}", order_.job_id, order_.domain_uuid, order_.disk, what);
     const LogFields about([this] {
-      return LogFields::List{{"POOLSHIFT_JOB", order_.job_id},
-                             {"POOLSHIFT_DOMAIN_UUID", order_.domain_uuid},
-                             {"POOLSHIFT_DISK", order_.disk},
-                             {"POOLSHIFT_TARGET", to_string(order_.target)},
-                             {"POOLSHIFT_PHASE", std::string(name_of(Phase::pause))}};
+      return LogFields::List{
+          {"SYSLOG_IDENTIFIER", "poolshift-guardian"},    {"POOLSHIFT_JOB", order_.job_id},
+          {"POOLSHIFT_DOMAIN_UUID", order_.domain_uuid},  {"POOLSHIFT_DISK", order_.disk},
+          {"POOLSHIFT_TARGET", to_string(order_.target)}, {"POOLSHIFT_PHASE", std::string(name_of(Phase::pause))}};
     });
     log().log(level, "{}", text);
     // journald would have it twice.

@@ -32,7 +32,10 @@ class JournaldSink : public spdlog::sinks::base_sink<spdlog::details::null_mutex
     auto fields = LogFields::current();
     fields.emplace_back("MESSAGE", std::string(message.payload.data(), message.payload.size()));
     fields.emplace_back("PRIORITY", std::to_string(syslog_priority_of(message.level)));
-    fields.emplace_back("SYSLOG_IDENTIFIER", "poolshift");
+    const auto is_identifier = [](const auto& field) { return field.first == "SYSLOG_IDENTIFIER"; };
+    if (std::none_of(fields.begin(), fields.end(), is_identifier)) {
+      fields.emplace_back("SYSLOG_IDENTIFIER", "poolshift");
+    }
     std::vector<std::string> texts;
     for (const auto& [name, value] : fields) texts.push_back(fmt::format("{}={}", name, value));
     std::vector<iovec> parts;
