@@ -62,6 +62,10 @@ constexpr std::array kCommands = {
     Command{"queue", "[OPTION]...", "show what waits, runs, was done and failed",
             "Shows the requests in the spool, and those of late that are done or failed.", queue_options,
             JobArgument::none, false, run_queue},
+    Command{
+        "metrics", "[OPTION]...", "print metrics for Prometheus",
+        "Prints what a monitoring system is told of this host's swaps, as Prometheus' text, or puts it into a file.",
+        metrics_options, JobArgument::none, false, run_metrics},
     Command{"doctor", "[OPTION]...", "look at this node: versions, state folder, open jobs",
             "Looks at this node and changes nothing.", doctor_options, JobArgument::none, false, run_doctor},
 };

@@ -8,8 +8,11 @@
 #include <boost/program_options/variables_map.hpp>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <sstream>
 
+#include "adapters/posix_system.h"
+#include "config.h"
 #include "sizes.h"
 #include "text.h"
 
@@ -20,6 +23,8 @@ namespace po = boost::program_options;
 namespace {
 
 constexpr unsigned kHelpColumns = 100;
+constexpr unsigned kMostParallel = 64;
+constexpr unsigned kMostAttempts = 1000;
 constexpr unsigned kDrainAttempts = 3;  // somebody waits for it
 constexpr const char* kJobs = "JOB";    // the positional arguments, kept out of the help
 
@@ -29,7 +34,10 @@ po::options_description host_options() {
   po::options_description group("Options of every command", kHelpColumns);
   auto add = group.add_options();
   add("connect", text("URI"), "libvirt's URI (default: $LIBVIRT_DEFAULT_URI, else qemu:///system)");
-  add("conf", text("FILE"),
+  add("config", text("FILE"),
+      "configuration file with defaults for these options (default: $POOLSHIFT_CONFIG, else "
+      "/etc/poolshift/poolshift.conf)");
+  add("ceph-conf", text("FILE"),
       "Ceph configuration file to reach the cluster with (default: $CEPH_CONF, else what the domain's XML "
       "says)");
   add("state-dir", text("DIR"), "folder of the journals (default: $POOLSHIFT_STATE_DIR, else /var/lib/poolshift)");
@@ -44,6 +52,22 @@ po::options_description host_options() {
   add("verbose,v", po::bool_switch(), "log details too; to stderr when there is no --log-file");
   add("help,h", po::bool_switch(), "print this help");
   return group;
+}
+
+// The words of a command line, and what the configuration file has for options that are not among them.
+struct Values : po::variables_map {
+  std::map<std::string, std::string> places;  // of the options that are from the file: where they stand
+
+  void take(const std::string& name, const ConfigValue& value) {
+    insert({name, po::variable_value(boost::any(value.text), true)});
+    places[name] = value.place;
+  }
+};
+
+// How a message names an option.
+std::string named(const Values& values, const std::string& name) {
+  const auto place = values.places.find(name);
+  return place == values.places.end() ? fmt::format("'--{}'", name) : fmt::format("'{}' in {}", name, place->second);
 }
 
 std::string from_environment(const char* variable, const char* otherwise) {
@@ -94,8 +118,8 @@ Failure syntax_failure(const Command& command, const po::error& error, const po:
   return usage_error(fmt::format("the arguments cannot be read: {}", error.what()), help_advice(command));
 }
 
-Outcome<po::variables_map> parse_words(const Command& command, const std::vector<std::string>& arguments,
-                                       const po::options_description& known) {
+Outcome<Values> parse_words(const Command& command, const std::vector<std::string>& arguments,
+                            const po::options_description& known) {
   po::options_description all;
   all.add(known);
   all.add_options()(kJobs, po::value<std::vector<std::string>>());
@@ -103,7 +127,7 @@ Outcome<po::variables_map> parse_words(const Command& command, const std::vector
   positional.add(kJobs, -1);
   namespace style = po::command_line_style;
   try {
-    po::variables_map values;
+    Values values;
     // No guessing of shortened names: scripts would break when an option is added.
     po::store(po::command_line_parser(arguments)
                   .options(all)
@@ -117,29 +141,29 @@ Outcome<po::variables_map> parse_words(const Command& command, const std::vector
   }
 }
 
-bool given(const po::variables_map& values, const char* name) { return values.count(name) != 0; }
+bool given(const Values& values, const char* name) { return values.count(name) != 0; }
 
-std::string text_of(const po::variables_map& values, const char* name, const std::string& otherwise = "") {
+std::string text_of(const Values& values, const char* name, const std::string& otherwise = "") {
   return given(values, name) ? values[name].as<std::string>() : otherwise;
 }
 
-bool flag_of(const po::variables_map& values, const char* name) {
-  return given(values, name) && values[name].as<bool>();
-}
+bool flag_of(const Values& values, const char* name) { return given(values, name) && values[name].as<bool>(); }
 
-Outcome<std::string> choice_of(const po::variables_map& values, const char* name,
-                               const std::vector<std::string>& choices) {
+Outcome<std::string> choice_of(const Values& values, const char* name, const std::vector<std::string>& choices) {
   const auto word = text_of(values, name, choices.front());
   std::string list;
   for (const auto& choice : choices) {
     if (word == choice) return word;
     list += (list.empty() ? "" : choice == choices.back() ? " or " : ", ") + choice;
   }
-  return usage_error(fmt::format("'--{}' is given '{}', which it does not know", name, word),
+  return usage_error(fmt::format("{} is given '{}', which it does not know", named(values, name), word),
                      fmt::format("Give {}.", list));
 }
 
-Outcome<std::uint64_t> patience_of(const std::string& word) {
+// Empty: not given. So are the following.
+Outcome<std::optional<std::uint64_t>> patience_of(const Values& values) {
+  if (!given(values, "patience")) return std::optional<std::uint64_t>();
+  const auto word = text_of(values, "patience");
   constexpr std::uint64_t kMost = 24 * 3600;
   std::uint64_t seconds = 0;
   bool digits = !word.empty() && word.size() <= 6;
@@ -147,33 +171,53 @@ Outcome<std::uint64_t> patience_of(const std::string& word) {
     digits = digits && c >= '0' && c <= '9';
     if (digits) seconds = seconds * 10 + static_cast<std::uint64_t>(c - '0');
   }
-  if (digits && seconds >= 1 && seconds <= kMost) return seconds;
-  return usage_error(fmt::format("'--patience' is given '{}'", word),
+  if (digits && seconds >= 1 && seconds <= kMost) return std::optional(seconds);
+  return usage_error(fmt::format("{} is given '{}'", named(values, "patience"), word),
                      fmt::format("Give whole seconds from 1 to {}.", kMost));
 }
 
-Outcome<std::uint64_t> max_pause_of(const std::string& word) {
+Outcome<std::optional<std::uint64_t>> max_pause_of(const Values& values) {
+  if (!given(values, "max-pause")) return std::optional<std::uint64_t>();
+  const auto word = text_of(values, "max-pause");
   constexpr double kLeastS = 0.5;
   constexpr double kMostS = 60;
   const bool digits = !word.empty() && word.find_first_not_of("0123456789.") == std::string::npos;
   const double seconds = digits ? std::strtod(word.c_str(), nullptr) : 0;
-  if (seconds >= kLeastS && seconds <= kMostS) return static_cast<std::uint64_t>(seconds * 1000);
-  return usage_error(fmt::format("'--max-pause' is given '{}'", word),
+  if (seconds >= kLeastS && seconds <= kMostS) return std::optional(static_cast<std::uint64_t>(seconds * 1000));
+  return usage_error(fmt::format("{} is given '{}'", named(values, "max-pause"), word),
                      fmt::format("Give seconds from {} to {}.", kLeastS, kMostS));
 }
 
+Outcome<std::optional<std::uint64_t>> bandwidth_of(const Values& values) {
+  if (!given(values, "bandwidth")) return std::optional<std::uint64_t>();
+  const auto bandwidth = parse_bandwidth(text_of(values, "bandwidth"));
+  if (bandwidth) return std::optional(*bandwidth);
+  return usage_error(fmt::format("{}: {}", named(values, "bandwidth"), bandwidth.failure().message),
+                     bandwidth.failure().advice);
+}
+
+Outcome<std::string> engine_of(const Values& values) {
+  return choice_of(values, "engine", {"auto", "mirror", "handover"});
+}
+Outcome<std::string> hydrate_of(const Values& values) {
+  return choice_of(values, "hydrate", {"auto", "offload", "flatten"});
+}
+Outcome<std::string> source_after_of(const Values& values) { return choice_of(values, "source", {"keep", "trash"}); }
+
 // An empty value is never meant: a script's variable was empty. Nor is another option's name: a value was
 // forgotten, and Boost.Program_options takes the next word for it.
-Outcome<bool> check_values(const po::variables_map& values, const po::options_description& known) {
+Outcome<bool> check_values(const Values& values, const po::options_description& known) {
   const auto names = names_of(known);
   for (const auto& [name, value] : values) {
     const auto* word = boost::any_cast<std::string>(&value.value());
     if (!word) continue;
     if (word->empty()) {
-      return usage_error(fmt::format("'--{}' is given an empty value", name), "Give a value, or leave the option out.");
+      return usage_error(fmt::format("{} is given an empty value", named(values, name)),
+                         "Give a value, or leave the option out.");
     }
     if (std::find(names.begin(), names.end(), word->substr(0, word->find('='))) != names.end()) {
-      return usage_error(fmt::format("'--{}' needs a value, and is followed by '{}'", name, *word), "Give a value.");
+      return usage_error(fmt::format("{} needs a value, and is followed by '{}'", named(values, name), *word),
+                         "Give a value.");
     }
   }
   return true;
@@ -188,10 +232,10 @@ Outcome<bool> check_arguments_utf8(const std::vector<std::string>& arguments) {
   return true;
 }
 
-Outcome<HostOptions> host_of(const po::variables_map& values) {
+Outcome<HostOptions> host_of(const Values& values) {
   HostOptions host;
   host.connect = text_of(values, "connect", from_environment("LIBVIRT_DEFAULT_URI", "qemu:///system"));
-  host.ceph_conf = absolute(text_of(values, "conf", from_environment("CEPH_CONF", "")));
+  host.ceph_conf = absolute(text_of(values, "ceph-conf", from_environment("CEPH_CONF", "")));
   host.state_dir =
       absolute(text_of(values, "state-dir", from_environment("POOLSHIFT_STATE_DIR", "/var/lib/poolshift")));
   host.log_file = absolute(text_of(values, "log-file"));
@@ -206,18 +250,17 @@ Outcome<HostOptions> host_of(const po::variables_map& values) {
           "Set it to UTF-8 text, or give the option.");
     }
   }
-  if (given(values, "patience")) {
-    const auto patience = patience_of(text_of(values, "patience"));
-    if (!patience) return patience.failure();
-    host.patience_s = *patience;
-  }
-  for (const char* name : {"connect", "conf", "state-dir"}) {
-    if (given(values, name)) host.as_given += fmt::format(" --{} {}", name, shell_quoted(text_of(values, name)));
+  const auto patience = patience_of(values);
+  if (!patience) return patience.failure();
+  host.patience_s = *patience;
+  for (const char* name : {"config", "connect", "ceph-conf", "state-dir"}) {
+    if (given(values, name) && !values.places.contains(name))
+      host.as_given += fmt::format(" --{} {}", name, shell_quoted(text_of(values, name)));
   }
   return host;
 }
 
-Outcome<RequestOptions> request_of(const Command& command, const po::variables_map& values) {
+Outcome<RequestOptions> request_of(const Command& command, const Values& values) {
   for (const char* name : {"domain", "disk", "to"}) {
     if (!given(values, name)) {
       return usage_error(fmt::format("'--{}' is missing", name),
@@ -233,18 +276,16 @@ Outcome<RequestOptions> request_of(const Command& command, const po::variables_m
                          "",
                          "",
                          std::nullopt};
-  const auto engine = choice_of(values, "engine", {"auto", "mirror", "handover"});
+  const auto engine = engine_of(values);
   if (!engine) return engine.failure();
   request.engine = *engine;
-  const auto hydrate = choice_of(values, "hydrate", {"auto", "offload", "flatten"});
+  const auto hydrate = hydrate_of(values);
   if (!hydrate) return hydrate.failure();
   request.hydrate = *hydrate;
-  if (given(values, "max-pause")) {
-    const auto max_pause_ms = max_pause_of(text_of(values, "max-pause"));
-    if (!max_pause_ms) return max_pause_ms.failure();
-    request.max_pause_ms = *max_pause_ms;
-  }
-  const auto source = choice_of(values, "source", {"keep", "trash"});
+  const auto max_pause_ms = max_pause_of(values);
+  if (!max_pause_ms) return max_pause_ms.failure();
+  request.max_pause_ms = *max_pause_ms;
+  const auto source = source_after_of(values);
   if (!source) return source.failure();
   request.source_after = *source;
   return request;
@@ -258,7 +299,7 @@ bool is_pool(const std::string& word, bool with_namespace) {
   return with_namespace && slash > 0 && slash + 1 < word.size() && word.find('/', slash + 1) == std::string::npos;
 }
 
-Outcome<DrainOptions> drain_of(const Command& command, const po::variables_map& values) {
+Outcome<DrainOptions> drain_of(const Command& command, const Values& values) {
   for (const char* name : {"from", "to"}) {
     if (!given(values, name)) {
       return usage_error(fmt::format("'--{}' is missing", name),
@@ -276,17 +317,17 @@ Outcome<DrainOptions> drain_of(const Command& command, const po::variables_map& 
   }
   drain.match = text_of(values, "match");
   drain.openstack = flag_of(values, "openstack");
-  const auto engine = choice_of(values, "engine", {"auto", "mirror", "handover"});
+  const auto engine = engine_of(values);
   if (!engine) return engine.failure();
   drain.engine = *engine;
-  const auto source = choice_of(values, "source", {"keep", "trash"});
+  const auto source = source_after_of(values);
   if (!source) return source.failure();
   drain.source_after = *source;
   return drain;
 }
 
 // A whole number from 1 to `most`.
-Outcome<unsigned> count_of(const po::variables_map& values, const char* name, unsigned otherwise, unsigned most) {
+Outcome<unsigned> count_of(const Values& values, const char* name, unsigned otherwise, unsigned most) {
   if (!given(values, name)) return otherwise;
   const auto word = text_of(values, name);
   unsigned number = 0;
@@ -294,11 +335,11 @@ Outcome<unsigned> count_of(const po::variables_map& values, const char* name, un
     for (const char c : word) number = number * 10 + static_cast<unsigned>(c - '0');
   }
   if (number >= 1 && number <= most) return number;
-  return usage_error(fmt::format("'--{}' is given '{}'", name, word),
+  return usage_error(fmt::format("{} is given '{}'", named(values, name), word),
                      fmt::format("Give a whole number from 1 to {}.", most));
 }
 
-Outcome<std::string> job_of(const Command& command, const po::variables_map& values) {
+Outcome<std::string> job_of(const Command& command, const Values& values) {
   const auto words = given(values, kJobs) ? values[kJobs].as<std::vector<std::string>>() : std::vector<std::string>();
   if (command.job == JobArgument::words) return std::string();
   const std::size_t most = command.job == JobArgument::none ? 0 : 1;
@@ -315,7 +356,7 @@ Outcome<std::string> job_of(const Command& command, const po::variables_map& val
   return words.empty() ? "" : words[0];
 }
 
-Outcome<ProgressChoice> progress_of(const po::variables_map& values) {
+Outcome<ProgressChoice> progress_of(const Values& values) {
   const auto word = choice_of(values, "progress", {"auto", "bar", "json", "none"});
   if (!word) return word.failure();
   if (*word == "bar") return ProgressChoice::bar;
@@ -332,15 +373,56 @@ po::options_description all_options(const Command& command) {
   return all;
 }
 
-Outcome<Options> options_of(const Command& command, const po::variables_map& values) {
+// All of the file, also what this command does not need: what is wrong in it is seen at once.
+Outcome<bool> check_config(const Config& config, const po::options_description& known) {
+  Values values;
+  for (const auto& [name, value] : config) values.take(name, value);
+  if (const auto checked = check_values(values, known); !checked) return checked.failure();
+  for (const auto& choice : {engine_of(values), hydrate_of(values), source_after_of(values)}) {
+    if (!choice) return choice.failure();
+  }
+  for (const auto& number : {patience_of(values), max_pause_of(values), bandwidth_of(values)}) {
+    if (!number) return number.failure();
+  }
+  for (const auto& count :
+       {count_of(values, "parallel", 1, kMostParallel), count_of(values, "attempts", 1, kMostAttempts)}) {
+    if (!count) return count.failure();
+  }
+  return true;
+}
+
+// Adds what the configuration file has for options of this command. The command line counts most, then the
+// environment, then the file.
+Outcome<bool> add_config(const Command& command, Values& values) {
+  const auto all = all_options(command);
+  const auto system = make_posix_system();
+  const auto config =
+      read_config(*system, absolute(text_of(values, "config", from_environment("POOLSHIFT_CONFIG", ""))));
+  if (!config) return config.failure();
+  if (const auto checked = check_config(*config, all); !checked) return checked.failure();
+  // A job that runs is changed by what is asked for now, not by a default.
+  const auto wanted = command.job == JobArgument::required ? host_options() : all;
+  for (const auto& option : kConfigOptions) {
+    const auto found = config->find(option.name);
+    if (found == config->end() || given(values, option.name) || !wanted.find_nothrow(option.name, false)) continue;
+    if (option.environment && !from_environment(option.environment, "").empty()) continue;
+    values.take(option.name, found->second);
+  }
+  return true;
+}
+
+Outcome<Options> options_of(const Command& command, Values values) {
   Options options;
   options.help = flag_of(values, "help");
   if (options.help) return options;
   if (const auto checked = check_values(values, all_options(command)); !checked) return checked.failure();
+  if (const auto added = add_config(command, values); !added) return added.failure();
   options.json = flag_of(values, "json");
   options.dry_run = flag_of(values, "dry-run");
   options.watch = flag_of(values, "watch");
   options.nova_conf = text_of(values, "nova-conf");
+  options.metrics_file = absolute(text_of(values, "metrics-file"));
+  options.write = flag_of(values, "write");
   const auto job = job_of(command, values);
   if (!job) return job.failure();
   options.job = *job;
@@ -353,18 +435,14 @@ Outcome<Options> options_of(const Command& command, const po::variables_map& val
   const auto progress = progress_of(values);
   if (!progress) return progress.failure();
   options.progress = *progress;
-  if (given(values, "bandwidth")) {
-    const auto bandwidth = parse_bandwidth(text_of(values, "bandwidth"));
-    if (!bandwidth) {
-      return usage_error("'--bandwidth': " + bandwidth.failure().message, bandwidth.failure().advice);
-    }
-    options.bandwidth_bytes_per_s = *bandwidth;
-  }
-  const auto parallel = count_of(values, "parallel", options.worker.parallel, 64);
+  const auto bandwidth = bandwidth_of(values);
+  if (!bandwidth) return bandwidth.failure();
+  options.bandwidth_bytes_per_s = *bandwidth;
+  const auto parallel = count_of(values, "parallel", options.worker.parallel, kMostParallel);
   if (!parallel) return parallel.failure();
   options.worker.parallel = *parallel;
   const auto attempts =
-      count_of(values, "attempts", command.needs_pools ? kDrainAttempts : options.worker.attempts, 1000);
+      count_of(values, "attempts", command.needs_pools ? kDrainAttempts : options.worker.attempts, kMostAttempts);
   if (!attempts) return attempts.failure();
   options.worker.attempts = *attempts;
   options.once = flag_of(values, "once");
@@ -461,6 +539,15 @@ po::options_description policy_options() {
   return group;
 }
 
+po::options_description metrics_options() {
+  po::options_description group("Options", kHelpColumns);
+  auto add = group.add_options();
+  add("write", po::bool_switch(), "put them into the file, all at once, instead of printing them");
+  add("metrics-file", text("FILE"),
+      "the file (default: /var/lib/prometheus/node-exporter/poolshift.prom, where there is such a folder)");
+  return group;
+}
+
 po::options_description queue_options() {
   po::options_description group("Options", kHelpColumns);
   auto add = group.add_options();
@@ -494,9 +581,9 @@ std::string help_of(const Command& command) {
 
 Outcome<Options> parse_options(const Command& command, const std::vector<std::string>& arguments) {
   if (const auto utf8 = check_arguments_utf8(arguments); !utf8) return utf8.failure();
-  const auto values = parse_words(command, arguments, all_options(command));
+  auto values = parse_words(command, arguments, all_options(command));
   if (!values) return values.failure();
-  return options_of(command, *values);
+  return options_of(command, std::move(*values));
 }
 
 Document host_document(const HostOptions& options) {
@@ -506,6 +593,7 @@ Document host_document(const HostOptions& options) {
                        {"ceph_conf", options.ceph_conf},
                        {"log_file", options.log_file.empty() && options.verbose ? "-" : options.log_file},
                        {"log_level", options.verbose ? "debug" : "info"},
+                       {"log_journald", true},
                        {"owns_process", true}};
   if (!options.overlay_dir.empty()) document["overlay_dir"] = options.overlay_dir;
   if (!options.guardian.empty()) document["guardian"] = options.guardian;

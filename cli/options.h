@@ -63,6 +63,8 @@ struct Options {
   std::string job;                 // empty: none was named
   std::vector<std::string> words;  // what stands beside the options
   std::string policy_dir;
+  std::string metrics_file;  // empty: node_exporter's
+  bool write = false;
   bool help = false;
   bool json = false;
   bool dry_run = false;
@@ -89,6 +91,7 @@ boost::program_options::options_description status_options();
 boost::program_options::options_description set_options();
 boost::program_options::options_description worker_options();
 boost::program_options::options_description drain_options();
+boost::program_options::options_description metrics_options();
 boost::program_options::options_description queue_options();
 boost::program_options::options_description policy_options();
 boost::program_options::options_description json_options();
@@ -96,7 +99,7 @@ boost::program_options::options_description doctor_options();
 
 std::string help_of(const Command& command);
 
-// Every failure is a usage error.
+// With what the configuration file has, unless help is asked for. Every failure is a usage error.
 Outcome<Options> parse_options(const Command& command, const std::vector<std::string>& arguments);
 
 Document host_document(const HostOptions& options);

@@ -26,6 +26,7 @@
 #include "adapters/libvirt_hypervisor.h"
 #include "adapters/posix_system.h"
 #include "base/log.h"
+#include "engine/transitions.h"
 #include "flow/guard.h"
 
 namespace poolshift {
@@ -135,14 +136,14 @@ class Guard {
  private:
   void step_in(const std::string& reason, std::int64_t look_again_for_ms) {
     say("acting");
-    note(LOG_WARNING, fmt::format("letting it run: {}", reason));
+    note(spdlog::level::warn, fmt::format("letting it run: {}", reason));
     let_run();
     const auto end_ms = system_.monotonic_ms() + look_again_for_ms;
     while (system_.monotonic_ms() < end_ms) {
       system_.sleep_ms(kLookAgainEveryMs);
       let_run();
     }
-    note(LOG_NOTICE, "done");
+    note(spdlog::level::info, "done");
   }
 
   void let_run() {
@@ -152,10 +153,10 @@ class Guard {
       const auto running = let_guest_run(hypervisor_, system_, order_, kRollbackMs);
       if (running) return;
       const auto& error = running.error();
-      if (!noted) note(LOG_ERR, error.message);
+      if (!noted) note(spdlog::level::err, error.message);
       const auto patience_ms = error.code == ErrorCode::unreachable ? kUnreachableForMs : kFailingForMs;
       if (system_.monotonic_ms() - began_ms > patience_ms) {
-        note(LOG_CRIT, fmt::format("gave up: {} {}", error.message, error.advice));
+        note(spdlog::level::critical, fmt::format("gave up: {} {}", error.message, error.advice));
         return;
       }
       system_.sleep_ms(wait_ms);
@@ -163,11 +164,18 @@ class Guard {
     }
   }
 
-  void note(int level, const std::string& what) {
+  void note(spdlog::level::level_enum level, const std::string& what) {
     const auto text =
         fmt::format("job {}: guardian of domain {}, disk {}: {}", order_.job_id, order_.domain_uuid, order_.disk, what);
-    log().warn("{}", text);
-    ::syslog(level, "%s", text.c_str());
+    const LogFields about([this] {
+      return LogFields::List{
+          {"SYSLOG_IDENTIFIER", "poolshift-guardian"},    {"POOLSHIFT_JOB", order_.job_id},
+          {"POOLSHIFT_DOMAIN_UUID", order_.domain_uuid},  {"POOLSHIFT_DISK", order_.disk},
+          {"POOLSHIFT_TARGET", to_string(order_.target)}, {"POOLSHIFT_PHASE", std::string(name_of(Phase::pause))}};
+    });
+    log().log(level, "{}", text);
+    // journald would have it twice.
+    if (!order_.log_journald || !journald_is_there()) ::syslog(syslog_priority_of(level), "%s", text.c_str());
   }
 
   const GuardOrder order_;
@@ -200,7 +208,7 @@ int run() {
   if (child > 0) return 0;
   (void)!::chdir("/");
   ::openlog("poolshift-guardian", LOG_PID, LOG_DAEMON);
-  (void)open_log(order->log_file, "info");  // without its log it works as well
+  (void)open_log(order->log_file, "info", order->log_journald);  // without its log it works as well
   silence_libvirt_errors();
   const auto system = make_posix_system();
   const auto hypervisor = make_libvirt_hypervisor(order->connect_uri);

@@ -111,7 +111,9 @@ int poolshift_host_open(const char* options_text, poolshift_host** host, char** 
     *host = nullptr;
     const auto options = parse_host_options(options_text);
     if (!options) return fail(error, options.error());
-    if (auto opened = open_log(options->log_file, options->log_level); !opened) return fail(error, opened.error());
+    if (auto opened = open_log(options->log_file, options->log_level, options->log_journald); !opened) {
+      return fail(error, opened.error());
+    }
     if (options->owns_process) silence_libvirt_errors();
     auto opened = std::make_unique<poolshift_host>();
     opened->host = std::make_unique<Host>(*options, HostPorts{make_libvirt_hypervisor(options->connect_uri),

@@ -16,6 +16,7 @@ int run_rescue(const Options& options);
 int run_worker(const Options& options);
 int run_drain(const Options& options);
 int run_queue(const Options& options);
+int run_metrics(const Options& options);
 int run_policy(const Options& options);
 
 }  // namespace poolshift::cli

@@ -12,7 +12,7 @@ _poolshift() {
         COMPREPLY=($(compgen -d -- "$current"))
         return
         ;;
-      --conf | --guardian | --log-file | --nova-conf)
+      --config | --ceph-conf | --guardian | --log-file | --metrics-file | --nova-conf)
         COMPREPLY=($(compgen -f -- "$current"))
         return
         ;;

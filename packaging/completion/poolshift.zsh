@@ -14,7 +14,7 @@ fi
 
 case ${words[CURRENT-1]} in
   --state-dir | --overlay-dir) _files -/ && return ;;
-  --conf | --guardian | --log-file | --nova-conf) _files && return ;;
+  --config | --ceph-conf | --guardian | --log-file | --metrics-file | --nova-conf) _files && return ;;
   --domain) found=(${(f)"$(virsh --readonly list --name 2>/dev/null)"}) ;;
   --engine) found=(auto mirror handover) ;;
   --hydrate) found=(auto offload flatten) ;;

@@ -32,6 +32,7 @@ namespace poolshift {
 namespace {
 
 constexpr mode_t kFileMode = 0640;
+constexpr mode_t kPublicFileMode = 0644;
 constexpr mode_t kFolderMode = 0750;
 constexpr mode_t kPassableFolderMode = 0711;
 constexpr mode_t kSharedFolderMode = 02770;
@@ -451,12 +452,18 @@ class PosixSystem final : public System {
   Status replace_file(const std::string& path, const std::string& content) override {
     const auto temporary = temporary_name(path);
     POOLSHIFT_TRY(write_temporary(temporary, content, false));
-    if (::rename(temporary.c_str(), path.c_str()) != 0) {
+    return rename_temporary(temporary, path);
+  }
+
+  Status replace_public_file(const std::string& path, const std::string& content) override {
+    const auto temporary = temporary_name(path);
+    POOLSHIFT_TRY(write_temporary(temporary, content, false));
+    if (::chmod(temporary.c_str(), kPublicFileMode) != 0) {
       const int error_number = errno;
       ::unlink(temporary.c_str());
-      return system_error("replace", path, error_number);
+      return system_error("change the mode of", temporary, error_number);
     }
-    return {};
+    return rename_temporary(temporary, path);
   }
 
   Status move_file(const std::string& from, const std::string& to) override {
@@ -583,6 +590,13 @@ class PosixSystem final : public System {
 
   std::string temporary_name(const std::string& path) {
     return fmt::format("{}/.{}.{}.tmp", folder_of(path), name_of_file(path), random_id());
+  }
+
+  static Status rename_temporary(const std::string& temporary, const std::string& path) {
+    if (::rename(temporary.c_str(), path.c_str()) == 0) return {};
+    const int error_number = errno;
+    ::unlink(temporary.c_str());
+    return system_error("replace", path, error_number);
   }
 
   Status write_temporary(const std::string& path, const std::string& content, bool durable) {

@@ -9,6 +9,11 @@ namespace poolshift {
 
 using nlohmann::json;
 
+std::string text_at(const json& object, const char* key) {
+  const auto found = object.is_object() ? object.find(key) : object.end();
+  return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
+}
+
 JsonReader::JsonReader(std::string_view text, std::string what, std::size_t limit_bytes) : what_(std::move(what)) {
   if (text.size() > limit_bytes) {
     fail({ErrorCode::invalid, fmt::format("the {} has {} bytes", what_, text.size()),

@@ -1,4 +1,5 @@
-// Reads a JSON object strictly: every key must be known and of the right type. The first error is kept.
+// Reads JSON from outside. JsonReader does so strictly: every key must be known and of the right type, and the first
+// error is kept.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,9 @@
 #include "base/result.h"
 
 namespace poolshift {
+
+// The text at `key`, for readers who make do with what is there; empty when it is missing or no text.
+std::string text_at(const nlohmann::json& object, const char* key);
 
 class JsonReader {
  public:

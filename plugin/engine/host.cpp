@@ -8,6 +8,7 @@
 #include "base/json_reader.h"
 #include "base/log.h"
 #include "base/paths.h"
+#include "engine/job_log.h"
 #include "flow/rescue.h"
 
 namespace poolshift {
@@ -58,6 +59,7 @@ Result<HostOptions> parse_host_options(const char* text) {
   options.log_file = reader.text("log_file", 4096);
   options.log_level =
       reader.one_of("log_level", {"trace", "debug", "info", "warning", "error", "critical", "off"}, options.log_level);
+  options.log_journald = reader.boolean("log_journald", false);
   options.patience_ms = static_cast<std::int64_t>(reader.whole_number("patience_s", 86'400, 60)) * 1000;
   options.owns_process = reader.boolean("owns_process", false);
   if (options.state_dir.empty() || options.state_dir.front() != '/') {
@@ -140,12 +142,14 @@ void Host::carry_out(LocalJob& job, const SwapRequest& request) {
   // A thread has no caller that an exception could reach; what the libraries throw (no memory) ends here.
   try {
     auto answer = carry_out_checked(job, request);
+    log_end(answer.json);
     job.finish(answer.result, std::move(answer.json));
   } catch (const std::exception& reason) {
     const Error error{ErrorCode::internal, fmt::format("job '{}' stopped: {}", job.id(), reason.what()),
                       fmt::format("Report it; 'poolshift recover {}' goes on with the job.", job.id())};
-    log().critical("{}", error.message);
-    job.finish(POOLSHIFT_INTERNAL, held(job.id(), error));
+    auto report = held(job.id(), error);
+    log_end(report);
+    job.finish(POOLSHIFT_INTERNAL, std::move(report));
   }
 }
 
@@ -164,12 +168,16 @@ Host::Answer Host::carry_out_checked(LocalJob& job, const SwapRequest& request) 
     if (auto changed = store_.change_control(job.id(), asked); !changed) log().warn("{}", changed.error().message);
   }
   Swap swap(ports(), store_, std::move(*journal), std::move(record), job.leave());
+  const LogFields about(fields_of(swap.record));
+  log_begin(swap.record);
   swap.guardian_setup = guardian_setup();
   swap.counters_before = Swap::CountersBefore{validation->counters, validation->counters_ms};
   return end_of(swap, run(swap, Entry::fresh, {options_.patience_ms}));
 }
 
-GuardianSetup Host::guardian_setup() const { return {options_.guardian, options_.connect_uri, options_.log_file}; }
+GuardianSetup Host::guardian_setup() const {
+  return {options_.guardian, options_.connect_uri, options_.log_file, options_.log_journald};
+}
 
 Host::Answer Host::end_of(const Swap& swap, const Status& status) const {
   if (has_ended(swap.record.phase)) const_cast<JobStore&>(store_).drop_volatile(swap.record.job_id);
@@ -265,8 +273,10 @@ Result<Host::Answer> Host::recover_one(const std::string& job_id) {
   }
   const std::atomic<bool> never_left{false};
   Swap swap(ports(), store_, std::move(opened->journal), std::move(opened->record), never_left);
+  const LogFields about(fields_of(swap.record));
   swap.guardian_setup = guardian_setup();
   auto answer = end_of(swap, run(swap, Entry::take_up, {options_.patience_ms}));
+  log_end(answer.json);
   // Undone or cancelled is how this job ended, not a failure of recovering it.
   if (answer.result != POOLSHIFT_HELD) answer.result = POOLSHIFT_OK;
   return answer;

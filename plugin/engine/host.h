@@ -26,6 +26,7 @@ struct HostOptions {
   std::string ceph_conf;
   std::string log_file;
   std::string log_level = "info";
+  bool log_journald = false;
   std::int64_t patience_ms = 60'000;
   bool owns_process = false;  // nobody else in this process uses libvirt
 };

@@ -63,16 +63,16 @@ Status move_to(Swap& swap, Phase next) {
         fmt::format("job '{}' may not move from '{}' to '{}'", record.job_id, name_of(record.phase), name_of(next)),
         "Report it; the job stays as it is."};
   }
-  log().info("job {}: {} -> {}", record.job_id, name_of(record.phase), name_of(next));
-  if (is_held(next)) record.resume_phase = is_held(record.phase) ? record.resume_phase : record.phase;
+  const Phase before = record.phase;
+  if (is_held(next)) record.resume_phase = is_held(before) ? record.resume_phase : before;
   record.phase = next;
   record.guest_on = usual_guest_on(next);
+  log().info("job {}: {} -> {}", record.job_id, name_of(before), name_of(next));
   return swap.save();
 }
 
 Status hold(Swap& swap, Phase held, GuestOn guest_on, const Error& reason) {
   swap.record.error = reason;
-  log().error("job {}: held: {}", swap.record.job_id, reason.message);
   // Where this cannot be done the guardian goes on trying.
   if (swap.record.resume_guest) {
     if (auto back = bring_guest_back(swap, 0); !back) log().error("{}", back.error().message);

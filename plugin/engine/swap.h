@@ -31,6 +31,7 @@ struct GuardianSetup {
   std::string program = "poolshift-guardian";
   std::string connect_uri;
   std::string log_file;
+  bool log_journald = false;
 };
 
 class Swap {

@@ -39,7 +39,8 @@ std::string to_text(const GuardOrder& order) {
                         {"overlay_path", order.overlay_path},
                         {"resume", order.resume},
                         {"max_pause_ms", order.max_pause_ms},
-                        {"log_file", order.log_file}}
+                        {"log_file", order.log_file},
+                        {"log_journald", order.log_journald}}
       .dump();
 }
 
@@ -57,6 +58,7 @@ Result<GuardOrder> parse_guard_order(std::string_view text) {
   order.max_pause_ms = static_cast<std::int64_t>(
       reader.whole_number("max_pause_ms", kMaxPauseMs, static_cast<std::uint64_t>(order.max_pause_ms)));
   order.log_file = reader.text("log_file", kMaxTextBytes);
+  order.log_journald = reader.boolean("log_journald", false);
   auto image = parse_image_name(target);
   if (image) {
     order.target = std::move(*image);

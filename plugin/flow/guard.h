@@ -24,6 +24,7 @@ struct GuardOrder {
   bool resume = true;  // the guest ran before
   std::int64_t max_pause_ms = 3'000;
   std::string log_file;  // empty: none
+  bool log_journald = false;
 };
 
 std::string to_text(const GuardOrder& order);

@@ -54,6 +54,7 @@ GuardOrder guard_order(const Swap& swap) {
   order.resume = record.resume_guest;
   order.max_pause_ms = record.max_pause_ms;
   order.log_file = swap.guardian_setup.log_file;
+  order.log_journald = swap.guardian_setup.log_journald;
   return order;
 }
 

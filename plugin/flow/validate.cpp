@@ -324,7 +324,7 @@ class Validator {
     if (!fsid) return refuse_or_fail("cluster", fsid.error());
     if (*fsid != source_fsid) {
       refuse("cluster", fmt::format("{} is {}, but the swap would use cluster {}", whose, *fsid, source_fsid),
-             "A swap stays inside one cluster: check --conf, CEPH_CONF and the target's access.");
+             "A swap stays inside one cluster: check --ceph-conf, CEPH_CONF and the target's access.");
     }
     return {};
   }

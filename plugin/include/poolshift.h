@@ -71,8 +71,9 @@ POOLSHIFT_API void poolshift_free(void* text);
 
 /* Opens a host. `options` is JSON or NULL for the defaults:
  *   {"schema":1, "connect":"qemu:///system", "state_dir":"/var/lib/poolshift", "ceph_conf":"", "log_file":"",
- *    "log_level":"info", "patience_s":60, "owns_process":false, "overlay_dir":"", "guardian":""}
- * "ceph_conf" overrides the cluster access in the domains' XML; "log_file" "-" is stderr, "" none; "patience_s" is
+ *    "log_level":"info", "log_journald":false, "patience_s":60, "owns_process":false, "overlay_dir":"", "guardian":""}
+ * "ceph_conf" overrides the cluster access in the domains' XML; "log_file" "-" is stderr, "" none; "log_journald" is
+ * for a log in systemd's journal, with fields (poolshift(8), LOGGING), where there is one; "patience_s" is
  * how long libvirtd or the cluster may be away before a job is held; "owns_process" says that nobody else in this
  * process uses libvirt, whose errors may then be kept off stderr; "overlay_dir" is where a handover puts the file that
  * is on the disk during the pause (default: the state folder's "overlays"; QEMU's user must be able to pass through

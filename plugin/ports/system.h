@@ -68,6 +68,8 @@ class System {
   virtual Status truncate_file(const std::string& path, std::uint64_t size_bytes) = 0;
   // All or nothing (rename), not durable: for what may be lost in a crash of the host.
   virtual Status replace_file(const std::string& path, const std::string& content) = 0;
+  // The same, and every user may read the file: mode 0644, whatever the umask.
+  virtual Status replace_public_file(const std::string& path, const std::string& content) = 0;
   // Durable and all or nothing. `exists` when the name `to` is taken. Both folders must be on one file system.
   virtual Status move_file(const std::string& from, const std::string& to) = 0;
   // Ok when it is not there.

@@ -137,8 +137,7 @@ Result<SpoolRequest> Spool::read_request(const std::string& path) {
 }
 
 Result<std::vector<SpoolRequest>> Spool::requests_in(const char* folder, bool* any_bad) {
-  const auto names = system_.list_folder(fmt::format("{}/{}", dir_, folder));
-  if (!names && names.error().code == ErrorCode::not_found) return std::vector<SpoolRequest>{};
+  const auto names = names_in(folder);
   if (!names) return names.error();
   std::vector<SpoolRequest> requests;
   for (const auto& name : *names) {
@@ -161,6 +160,24 @@ Result<std::vector<SpoolRequest>> Spool::waiting(bool* any_bad) { return request
 
 Result<std::vector<SpoolRequest>> Spool::running() { return requests_in(kRunning); }
 
+Result<std::vector<std::string>> Spool::names_in(const char* folder) {
+  auto names = system_.list_folder(fmt::format("{}/{}", dir_, folder));
+  if (!names && names.error().code == ErrorCode::not_found) return std::vector<std::string>{};
+  return names;
+}
+
+Result<Spool::Counts> Spool::counts() {
+  const auto waiting = names_in(kQueue);
+  if (!waiting) return waiting.error();
+  const auto running = names_in(kRunning);
+  if (!running) return running.error();
+  const auto failed = names_in(kFailed);
+  if (!failed) return failed.error();
+  const auto is_failed = [](const std::string& name) { return ends_with_suffix(name) && !name.starts_with(kRemoved); };
+  return Counts{waiting->size(), running->size(),
+                static_cast<std::size_t>(std::count_if(failed->begin(), failed->end(), is_failed))};
+}
+
 Result<Retry> Spool::retry_of(const std::string& id) {
   const auto text = system_.read_trusted_file(path(kRetry, id + kSuffix), kMaxSpoolRequestBytes);
   if (!text && text.error().code == ErrorCode::not_found) return Retry{};
@@ -176,8 +193,7 @@ Result<Retry> Spool::retry_of(const std::string& id) {
 }
 
 Result<std::vector<Finished>> Spool::finished_in(const char* folder, std::size_t limit, json* unreadable) {
-  const auto names = system_.list_folder(fmt::format("{}/{}", dir_, folder));
-  if (!names && names.error().code == ErrorCode::not_found) return std::vector<Finished>{};
+  const auto names = names_in(folder);
   if (!names) return names.error();
   std::vector<Finished> all;
   const auto add_unreadable = [&](const std::string& name, const json& error) {

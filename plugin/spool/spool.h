@@ -65,6 +65,12 @@ class Spool {
   Result<std::vector<SpoolRequest>> waiting(bool* any_bad = nullptr);
   Result<std::vector<SpoolRequest>> running();
   Result<Retry> retry_of(const std::string& id);
+  // How many there are, by the names of files alone; failed ones as long as they are kept. A spool that was never made
+  // has none.
+  struct Counts {
+    std::size_t waiting = 0, running = 0, failed = 0;
+  };
+  Result<Counts> counts();
   // How a request has ended; empty: it has not.
   Result<std::optional<Finished>> finished(const SpoolRequest& request);
   // The newest first, at most `limit`. What cannot be read is an entry in `unreadable` ("file", "error").
@@ -97,6 +103,7 @@ class Spool {
 
  private:
   std::string path(const char* folder, const std::string& name) const;
+  Result<std::vector<std::string>> names_in(const char* folder);
   std::string path_of(const char* folder, const SpoolRequest& request) const;
   Result<std::vector<SpoolRequest>> requests_in(const char* folder, bool* any_bad = nullptr);
   Result<SpoolRequest> read_request(const std::string& path);

@@ -86,7 +86,8 @@ class RequestTestCase(base.ShimTestCase):
             {'schema': 1, 'connect': 'qemu:///system',
              'state_dir': self.state_dir, 'overlay_dir': '/o',
              'guardian': '/g', 'patience_s': 7, 'log_file': '/l',
-             'log_level': 'debug'}, self.library.options)
+             'log_level': 'debug', 'log_journald': True},
+            self.library.options)
 
 
 class NotForPoolShiftTestCase(base.ShimTestCase):

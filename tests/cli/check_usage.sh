@@ -9,6 +9,8 @@ poolshift=$1
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 export POOLSHIFT_STATE_DIR=$folder/state
+export POOLSHIFT_CONFIG=$folder/empty.conf # not that of this machine
+: >"$POOLSHIFT_CONFIG"
 export LIBVIRT_DEFAULT_URI="qemu+unix:///system?socket=$folder/no-libvirtd"
 failed=0
 

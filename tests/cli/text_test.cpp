@@ -2,6 +2,10 @@
 #include "text.h"
 
 #include <catch2/catch.hpp>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
 
 #include "document.h"
 #include "options.h"
@@ -33,6 +37,28 @@ Document with(Document document, const char* key, const Document& value) {
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 int nothing(const Options&) { return 0; }
+
+// A configuration file of these tests alone: that of this machine is none of their business.
+class ConfigFile {
+ public:
+  ConfigFile() {
+    std::string folder = (std::filesystem::temp_directory_path() / "poolshift-text.XXXXXX").string();
+    if (mkdtemp(folder.data()) == nullptr) throw std::runtime_error("no temporary folder");
+    folder_ = folder;
+    set("");
+    setenv("POOLSHIFT_CONFIG", path().c_str(), 1);
+  }
+  ~ConfigFile() { std::filesystem::remove_all(folder_); }
+  ConfigFile(const ConfigFile&) = delete;
+  ConfigFile& operator=(const ConfigFile&) = delete;
+
+  void set(const std::string& text) const { std::ofstream(path(), std::ios::trunc) << text; }
+
+ private:
+  std::filesystem::path path() const { return folder_ / "poolshift.conf"; }
+  std::filesystem::path folder_;
+};
+const ConfigFile config_file;
 
 const Command kSwap{"swap", "ARGUMENTS", "", "", request_options, JobArgument::none, true, nothing};
 const Command kStatus{"status", "[JOB]", "", "", status_options, JobArgument::optional, false, nothing};
@@ -268,7 +294,7 @@ TEST_CASE("what is not given has the documented default") {
   CHECK(host_document(options->host) ==
         Document::parse(
             R"({"schema":1,"connect":"qemu:///system","state_dir":"/var/lib/poolshift","ceph_conf":"",
-    "log_file":"","log_level":"info","owns_process":true})"));
+    "log_file":"","log_level":"info","log_journald":true,"owns_process":true})"));
 }
 
 TEST_CASE("options beat the environment, the environment beats the default") {
@@ -280,8 +306,40 @@ TEST_CASE("options beat the environment, the environment beats the default") {
   REQUIRE(options);
   CHECK(host_document(options->host) ==
         Document::parse(R"({"schema":1,"connect":"test:///default","state_dir":"/from/option",
-    "ceph_conf":"/etc/ceph/other.conf","log_file":"-","log_level":"debug","owns_process":true,"patience_s":5})"));
+    "ceph_conf":"/etc/ceph/other.conf","log_file":"-","log_level":"debug","log_journald":true,"owns_process":true,"patience_s":5})"));
   CHECK(options->host.as_given == " --state-dir /from/option");
+}
+
+TEST_CASE("the configuration file has defaults for what the command takes") {
+  config_file.set(
+      "engine = mirror\nsource=trash # comment\nbandwidth = 5K\nmax-pause = 1.5\npatience = 7\nparallel = 9\n"
+      "hydrate = flatten\nmetrics-file = /x.prom\nnova-conf = /n\n");
+  const auto swap = parse_options(kSwap, swap_words({"--source", "keep"}));
+  const auto status = parse_options(kStatus, {});
+  const Command set{"set", "JOB", "", "", set_options, JobArgument::required, false, nothing};
+  const auto changes_nothing = parse_options(set, {"0123456789ab"});
+  const Command drain{"drain", "", "", "", drain_options, JobArgument::none, false, nothing, true};
+  const auto drains = parse_options(drain, {"--from", "a", "--to", "b", "--parallel", "2"});
+  config_file.set("");
+  REQUIRE(swap);
+  CHECK(swap->request.engine == "mirror");
+  CHECK(swap->request.hydrate == "flatten");
+  CHECK(swap->request.source_after == "keep");
+  CHECK(swap->request.max_pause_ms == 1500U);
+  CHECK(swap->bandwidth_bytes_per_s == 5120U);
+  CHECK(swap->host.patience_s == 7U);
+  CHECK(swap->host.as_given.empty());
+  CHECK(swap->metrics_file.empty());
+  REQUIRE(status);
+  CHECK(status->host.patience_s == 7U);
+  CHECK_FALSE(status->bandwidth_bytes_per_s);
+  REQUIRE(changes_nothing);
+  CHECK_FALSE(changes_nothing->bandwidth_bytes_per_s);
+  REQUIRE(drains);
+  CHECK(drains->drain.engine == "mirror");
+  CHECK(drains->drain.source_after == "trash");
+  CHECK(drains->worker.parallel == 2);
+  CHECK(drains->worker.attempts == 3);
 }
 
 TEST_CASE("usage errors name what was found") {

@@ -616,6 +616,12 @@ TEST_CASE("links, FIFOs and folders are not taken for files", "[system]") {
   struct stat status {};
   REQUIRE(stat((folder + "/file").c_str(), &status) == 0);
   CHECK((status.st_mode & 0777 & ~0640U) == 0);
+  const auto umask_before = ::umask(077);
+  const auto published = system.replace_public_file(folder + "/file", "for all");
+  ::umask(umask_before);
+  REQUIRE_OK(published);
+  REQUIRE(stat((folder + "/file").c_str(), &status) == 0);
+  CHECK((status.st_mode & 0777) == 0644);
   REQUIRE(stat((folder + "/a").c_str(), &status) == 0);
   CHECK((status.st_mode & 0777 & ~0750U) == 0);
 }

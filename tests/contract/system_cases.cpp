@@ -75,6 +75,8 @@ TEST_CASE("a file grows, is cut and is replaced", "[system]") {
   CHECK(content_of(path) == "new");
   REQUIRE_OK(system.replace_file(folder + "/other", "made"));
   CHECK(content_of(folder + "/other") == "made");
+  REQUIRE_OK(system.replace_public_file(folder + "/other", "for all"));
+  CHECK(content_of(folder + "/other") == "for all");
   // No temporary file is left.
   CHECK(system.list_folder(folder)->size() == 2);
 

@@ -159,6 +159,10 @@ class FakeSystem : public System {
     });
   }
 
+  Status replace_public_file(const std::string& path, const std::string& content) override {
+    return replace_file(path, content);
+  }
+
   Status move_file(const std::string& from, const std::string& to) override {
     return call([&]() -> Status {
       if (!world_.files.contains(from)) return not_found(from);

@@ -56,23 +56,23 @@ test_another_cluster() {
   at_end "$tests/stack/down" "$other_cluster"
   "$tests/stack/up" "$other_cluster" --mon-only </dev/null
   # A stranger's key.
-  refused cluster '.' "$target" --conf "$other_cluster/ceph/ceph.conf" --patience 5
+  refused cluster '.' "$target" --ceph-conf "$other_cluster/ceph/ceph.conf" --patience 5
   # The same user and key, so that it answers; only its fsid differs.
   ceph -c "$other_cluster/ceph/ceph.conf" auth import -i "$STACK_CEPH_KEYRING"
-  refused cluster "$STACK_FSID" "$target" --conf "$other_cluster/ceph/ceph.conf" --patience 5
+  refused cluster "$STACK_FSID" "$target" --ceph-conf "$other_cluster/ceph/ceph.conf" --patience 5
   assert_report '.error.message | test($fsid)' --arg fsid "$(ceph -c "$other_cluster/ceph/ceph.conf" fsid)"
 }
 
 # The same cluster, by file: allowed, by option and by CEPH_CONF.
 test_configuration_file_of_the_same_cluster() {
-  unchanged_by poolshift check --json --domain "$web" --disk vda --to "$target" --conf "$STACK_CEPH_CONF"
+  unchanged_by poolshift check --json --domain "$web" --disk vda --to "$target" --ceph-conf "$STACK_CEPH_CONF"
   assert_exit 0
   CEPH_CONF=$STACK_CEPH_CONF poolshift check --json --domain "$web" --disk vda --to "$target"
   assert_exit 0
 }
 
 test_configuration_file_that_is_not_there() {
-  unchanged_by poolshift swap --json --domain "$web" --disk vda --to "$target" --conf "$T/no-such.conf" --patience 5
+  unchanged_by poolshift swap --json --domain "$web" --disk vda --to "$target" --ceph-conf "$T/no-such.conf" --patience 5
   assert_exit 3
   assert_report '.error.message | test("no-such.conf")'
 }

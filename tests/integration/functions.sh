@@ -118,6 +118,8 @@ run_tests() {
   base=$(mktemp -d "${TMPDIR:-/tmp}/poolshift-it.XXXXXX")
   S=$base/state
   export POOLSHIFT_STATE_DIR=$S
+  export POOLSHIFT_CONFIG=$base/poolshift.conf # not that of this machine
+  : >"$POOLSHIFT_CONFIG"
   trap end_file EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Prints the journal of a job in one phase. usage: journal.py JOB PHASE"""
+"""Prints the journal of a job in one phase. usage: journal.py JOB PHASE [KEY=JSON]...: what its record has otherwise"""
 import json
 import sys
 
@@ -13,7 +13,7 @@ def crc32c(data):
     return crc ^ 0xFFFFFFFF
 
 
-job, phase = sys.argv[1:]
+job, phase = sys.argv[1:3]
 access = {"mon_hosts": [], "user": "", "secret_uuid": "", "secret_usage": "", "conf_path": ""}
 record = {
     "schema": 1, "job": job, "phase": phase, "resume_phase": "retire", "guest_on": "target", "started_wall_ms": 1,
@@ -28,5 +28,6 @@ record = {
                     "data_pool": "", "metadata": {}},
     "seconds": {"validate": 0, "prepare": 0, "copy": 0, "pivot": 0, "retire": 0, "undo": 0, "pause": 0},
     "limit_to_restore": None, "error": None}
+record.update((key, json.loads(value)) for key, value in (pair.split("=", 1) for pair in sys.argv[3:]))
 text = json.dumps(record, separators=(",", ":"))
 print(f"{crc32c(text.encode()):08x} {len(text)} {text}")

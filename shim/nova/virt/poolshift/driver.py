@@ -71,6 +71,7 @@ class LibvirtDriver(driver.LibvirtDriver):
             'patience_s': conf.patience,
             'log_file': conf.log_file,
             'log_level': conf.log_level,
+            'log_journald': True,
         })
 
     def swap_volume(self, context, old_connection_info, new_connection_info,

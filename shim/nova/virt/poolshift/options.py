@@ -176,7 +176,8 @@ A swap that is held is tried again.
         default='',
         help="""
 File that the library's own log is appended to. Empty: none. Progress and
-results are in nova-compute's log in any case.
+results are in nova-compute's log in any case, and what happens to a job in
+systemd's journal.
 
 Related options:
 
@@ -188,7 +189,8 @@ Related options:
         choices=['trace', 'debug', 'info', 'warning', 'error', 'critical',
                  'off'],
         help="""
-How much the library logs.
+How much the library logs: in ``log_file``, and in systemd's journal where
+nova-compute can reach it (poolshift(8), LOGGING).
 
 Related options:
 
