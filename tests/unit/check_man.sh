@@ -61,7 +61,8 @@ compare 'exit codes in --help' "$codes" "$("$poolshift" --help | grep -oE '[0-9]
 variables=$("$poolshift" status --help | grep -oE '\$[A-Z_]+' | tr -d '$' | sort -u)
 compare 'environment variables' "$variables" "$(section ENVIRONMENT | grep -E '^[A-Z_]+$' | grep -v '^TERM$' | sort)"
 
-findings=$(grep -ohzE "finding\((\s*return )?\s*['\"][a-z_]+|\{\"feature_[a-z]+" "$@" | tr '\0' '\n' | grep -oE "['\"][a-z_]+" | tr -d "'\"" | sort -u)
-compare findings "$findings" "$(section FINDINGS | sed -n 's/^``\([a-z_]*\)`` .*/\1/p' | sort)"
+findings=$(grep -ohzE "finding\(\s*['\"][a-z_]+|\{\"feature_[a-z]+" "$@" | tr '\0' '\n' | grep -oE "['\"][a-z_]+" |
+  tr -d "'\"" | sort -u)
+compare findings "$findings" "$(section FINDINGS | sed -n 's/^\x60\x60\([a-z_]*\)\x60\x60 .*/\1/p' | sort)"
 
 exit "$failed"
