@@ -32,6 +32,7 @@
 #include <utility>
 
 #include "adapters/sigpipe.h"
+#include "base/fd.h"
 
 namespace poolshift {
 namespace {
@@ -46,23 +47,6 @@ constexpr int kGuardianReadyMs = 5'000;
 constexpr int kGuardianEndMs = 100;
 constexpr int kVersionMs = 5'000;
 constexpr std::uint64_t kMaxProcFileBytes = 64 * 1024;
-
-class Fd {
- public:
-  explicit Fd(int fd) : fd_(fd) {}
-  Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Fd& operator=(Fd&&) = delete;
-  ~Fd() { close(); }
-
-  int get() const { return fd_; }
-  explicit operator bool() const { return fd_ >= 0; }
-  void close() {
-    if (fd_ >= 0) ::close(std::exchange(fd_, -1));
-  }
-
- private:
-  int fd_;
-};
 
 class PosixFileLock final : public FileLock {
  public:
@@ -596,6 +580,18 @@ class PosixSystem final : public System {
         return std::unique_ptr<FileLock>(std::make_unique<PosixFileLock>(std::move(fd)));
       }
     }
+  }
+
+  Result<bool> is_locked(const std::string& path) override {
+    const Fd fd = open_file(path, O_RDONLY);
+    if (!fd) return system_error("look at the lock of", path, errno);
+    // A shared one, so that of two who look none keeps the other from it.
+    while (::flock(fd.get(), LOCK_SH | LOCK_NB) != 0) {
+      if (errno == EINTR) continue;
+      if (errno == EWOULDBLOCK) return true;
+      return system_error("look at the lock of", path, errno);
+    }
+    return false;
   }
 
   Status create_overlay(const std::string& path, std::uint64_t size_bytes) override {

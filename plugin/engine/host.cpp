@@ -288,6 +288,10 @@ Result<Host::Answer> Host::recover(const std::string& job_id) {
       if (job.running || has_ended(job.record.phase)) continue;
       const auto answer = recover_one(job.record.job_id);
       if (!answer && answer.error().code == ErrorCode::busy) continue;  // somebody was faster
+      if (!answer && answer.error().code == ErrorCode::denied) {        // another user's: the others can be taken up
+        take({POOLSHIFT_HELD, held(job.record.job_id, answer.error())});
+        continue;
+      }
       if (!answer) return answer.error();
       take(*answer);
     }

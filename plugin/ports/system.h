@@ -93,6 +93,8 @@ class System {
   virtual Status remove_file(const std::string& path) = 0;
   // Creates the file when needed. `busy` when another holder has it.
   virtual Result<std::unique_ptr<FileLock>> lock_file(const std::string& path) = 0;
+  // Whether somebody, this process too, holds that lock; who may only read the file may ask.
+  virtual Result<bool> is_locked(const std::string& path) = 0;
 
   // The group whose members may ask for swaps, "poolshift" of /etc/group. `not_found` when there is none.
   virtual Result<std::uint32_t> shared_group() = 0;

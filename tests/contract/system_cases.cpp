@@ -174,10 +174,15 @@ TEST_CASE("the end of a file is read", "[system]") {
 TEST_CASE("a lock has one holder", "[system]") {
   auto& system = world().system();
   const auto path = new_folder() + "/lock";
+  CHECK_ERROR(system.is_locked(path), ErrorCode::not_found);
+  REQUIRE_OK(system.create_file(path, ""));
+  CHECK_FALSE(*system.is_locked(path));
   auto first = system.lock_file(path);
   REQUIRE_OK(first);
+  CHECK(*system.is_locked(path));
   CHECK_ERROR(system.lock_file(path), ErrorCode::busy);
   first->reset();
+  CHECK_FALSE(*system.is_locked(path));
   REQUIRE_OK(system.lock_file(path));
 }
 

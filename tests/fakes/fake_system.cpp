@@ -215,8 +215,16 @@ class FakeSystem : public System {
 
   Result<std::unique_ptr<FileLock>> lock_file(const std::string& path) override {
     return call([&]() -> Result<std::unique_ptr<FileLock>> {
+      if (world_.of_others.contains(path)) return Error{ErrorCode::denied, path + " is somebody else's", ""};
       if (!world_.lock(path)) return Error{ErrorCode::busy, path + " is locked", ""};
       return std::unique_ptr<FileLock>(std::make_unique<FakeLock>(world_, path));
+    });
+  }
+
+  Result<bool> is_locked(const std::string& path) override {
+    return call([&]() -> Result<bool> {
+      if (!world_.files.contains(path)) return not_found(path);
+      return world_.locked.contains(path);
     });
   }
 

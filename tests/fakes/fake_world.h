@@ -191,6 +191,7 @@ class FakeWorld {
   std::vector<std::unique_ptr<FakeDomain>> domains;
   std::map<std::string, FakeFile> files;
   std::set<std::string> locked;
+  std::set<std::string> of_others;                   // files that this process may read and not write
   std::map<std::string, FileFacts> facts;            // of files and folders for which the default is not right
   std::set<std::string> impassable;                  // folders that QEMU's user cannot pass through, or one above them
   std::optional<std::uint32_t> shared_group = 123U;  // "poolshift" in /etc/group
