@@ -12,28 +12,13 @@
 #include <csignal>
 #include <cstring>
 
+#include "base/fd.h"
+
 namespace poolshift::cli {
 
 namespace {
 
 constexpr std::size_t kMaxOutputBytes = POOLSHIFT_MAX_JSON_BYTES;
-
-class Fd {
- public:
-  explicit Fd(int fd) : fd_(fd) {}
-  Fd(const Fd&) = delete;
-  Fd& operator=(const Fd&) = delete;
-  ~Fd() { close(); }
-
-  int get() const { return fd_; }
-  void close() {
-    if (fd_ >= 0) ::close(fd_);
-    fd_ = -1;
-  }
-
- private:
-  int fd_;
-};
 
 Failure failed(const std::vector<std::string>& arguments, const std::string& what) {
   return {POOLSHIFT_INTERNAL, "failed", fmt::format("'{}' {}", fmt::join(arguments, " "), what),
@@ -41,14 +26,12 @@ Failure failed(const std::vector<std::string>& arguments, const std::string& wha
 }
 
 // A file, not a pipe: nobody has to feed it while the output is read.
-int file_with(std::string_view text) {
-  const int fd = memfd_create("input", MFD_CLOEXEC);
-  if (fd >= 0 &&
-      (write(fd, text.data(), text.size()) != static_cast<ssize_t>(text.size()) || lseek(fd, 0, SEEK_SET) != 0)) {
-    ::close(fd);
-    return -1;
-  }
-  return fd;
+Fd file_with(std::string_view text) {
+  Fd file(memfd_create("input", MFD_CLOEXEC));
+  if (!file) return file;
+  const bool is_written = write(file.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  if (!is_written || lseek(file.get(), 0, SEEK_SET) != 0) file.close();
+  return file;
 }
 
 enum class End { reached, late, too_long };
@@ -72,9 +55,9 @@ End read_until_end(int fd, std::string& output, int timeout_s) {
 }  // namespace
 
 Outcome<std::string> output_of(const std::vector<std::string>& arguments, std::string_view input, int timeout_s) {
-  const Fd stdin_file(file_with(input));
+  const Fd stdin_file = file_with(input);
   int ends[2] = {-1, -1};
-  if (stdin_file.get() < 0 || pipe2(ends, O_CLOEXEC) != 0) {
+  if (!stdin_file || pipe2(ends, O_CLOEXEC) != 0) {
     return failed(arguments, fmt::format("cannot be started: {}", std::strerror(errno)));
   }
   const Fd output_end(ends[0]);

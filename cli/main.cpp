@@ -66,8 +66,9 @@ constexpr std::array kCommands = {
         "metrics", "[OPTION]...", "print metrics for Prometheus",
         "Prints what a monitoring system is told of this host's swaps, as Prometheus' text, or puts it into a file.",
         metrics_options, JobArgument::none, false, run_metrics},
-    Command{"doctor", "[OPTION]...", "look at this node: versions, state folder, open jobs",
-            "Looks at this node and changes nothing.", doctor_options, JobArgument::none, false, run_doctor},
+    Command{"doctor", "[OPTION]...", "look at this node: what is wrong, and what to do about it",
+            "Looks at this node and changes nothing. Failures come first, a summary last.", doctor_options,
+            JobArgument::none, false, run_doctor},
 };
 
 std::string general_help() {
@@ -79,7 +80,7 @@ std::string general_help() {
          "\n  --version  print the version\n"
          "  --help     print this help; 'poolshift COMMAND --help' has the options\n\n"
          "Exit codes: 0 done; 1 internal error; 2 usage; 3 refused, nothing changed; 4 failed and undone;\n"
-         "5 held, an operator is needed; 6 cancelled. See poolshift(8).";
+         "5 held, an operator is needed; 6 cancelled; 8 warnings of doctor. See poolshift(8).";
 }
 
 int unknown_command(const std::string& word, bool json) {

@@ -531,10 +531,14 @@ po::options_description drain_options() {
   return group;
 }
 
-po::options_description policy_options() {
-  po::options_description group("Options", kHelpColumns);
+void add_policy_dir(po::options_description& group) {
   group.add_options()("policy-dir", text("DIR"),
                       "folder of the policy (default: $POOLSHIFT_POLICY_DIR, else /etc/poolshift/policy.d)");
+}
+
+po::options_description policy_options() {
+  po::options_description group("Options", kHelpColumns);
+  add_policy_dir(group);
   add_json(group);
   return group;
 }
@@ -568,6 +572,7 @@ po::options_description doctor_options() {
   group.add_options()(
       "nova-conf", text("FILE"),
       "nova-compute's configuration, to ask Nova and Cinder (default: /etc/nova/nova.conf if it exists)");
+  add_policy_dir(group);
   add_json(group);
   return group;
 }

@@ -9,6 +9,9 @@
 
 namespace poolshift::cli {
 
+// Of 'poolshift doctor', beside enum poolshift_result: a finding is "warn" and none is "fail".
+inline constexpr int kExitWarnings = 8;
+
 // The same keys as the library's error objects, and the exit code that goes with them.
 struct Failure {
   int exit_code = POOLSHIFT_INTERNAL;

@@ -3,6 +3,8 @@
 #include <chrono>
 #include <future>
 
+#include "spool/job_json.h"
+
 namespace poolshift::cli {
 
 using nlohmann::json;
@@ -141,13 +143,9 @@ Document ordered(const json& json_value) {
 
 json job_of_request(const SpoolRequest& request, const json& jobs) {
   const json* found = nullptr;
-  const auto is_open = [](const json& job) {
-    const auto state = job.value("state", "");
-    return state == "open" || state == "held";
-  };
   for (const auto& job : jobs) {
     if (job.value("labels", json::object()).value(kRequestLabel, "") != request.id) continue;
-    if (found == nullptr || !is_open(*found)) found = &job;
+    if (found == nullptr || !is_open_job(*found)) found = &job;
   }
   return found == nullptr ? json() : *found;
 }

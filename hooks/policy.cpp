@@ -16,11 +16,9 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::size_t kMaxNameBytes = 255;
 constexpr std::size_t kMaxRuleNameBytes = 128;
 constexpr std::size_t kMostRules = 256;
 constexpr std::size_t kMostFiles = 64;
-constexpr std::uint64_t kMostAtOnce = 1000;
 
 bool matches(const std::string& pattern, const std::string& text) {
   return ::fnmatch(pattern.c_str(), text.c_str(), 0) == 0;

@@ -14,8 +14,6 @@ using nlohmann::json;
 
 namespace {
 
-constexpr unsigned kMostAtOnce = 1000;
-
 SpoolRequest request_for(const DomainDescription& domain, const Disk& disk, const ImageName& target) {
   SpoolRequest request;
   request.domain_uuid = domain.uuid;

@@ -1,4 +1,5 @@
-// One function for each subcommand; gives the exit code, which is one of enum poolshift_result.
+// One function for each subcommand; gives the exit code, which is one of enum poolshift_result, or of the doctor
+// kExitWarnings.
 #pragma once
 
 #include "options.h"

@@ -13,20 +13,26 @@
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <optional>
+#include <sstream>
 #include <string_view>
 #include <system_error>
 #include <thread>
 #include <utility>
 
 #include "adapters/sigpipe.h"
+#include "base/fd.h"
 
 namespace poolshift {
 namespace {
@@ -40,23 +46,8 @@ constexpr const char* kSharedGroup = "poolshift";
 constexpr mode_t kOverlayMode = 0600;
 constexpr int kGuardianReadyMs = 5'000;
 constexpr int kGuardianEndMs = 100;
-
-class Fd {
- public:
-  explicit Fd(int fd) : fd_(fd) {}
-  Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Fd& operator=(Fd&&) = delete;
-  ~Fd() { close(); }
-
-  int get() const { return fd_; }
-  explicit operator bool() const { return fd_ >= 0; }
-  void close() {
-    if (fd_ >= 0) ::close(std::exchange(fd_, -1));
-  }
-
- private:
-  int fd_;
-};
+constexpr int kVersionMs = 5'000;
+constexpr std::uint64_t kMaxProcFileBytes = 64 * 1024;
 
 class PosixFileLock final : public FileLock {
  public:
@@ -265,6 +256,23 @@ std::string read_text(int fd, std::size_t limit_bytes, bool one_line, int timeou
   }
   while (!text.empty() && text.back() == '\n') text.pop_back();
   return text;
+}
+
+std::int64_t ms_of(const timespec& time) { return time.tv_sec * 1'000 + time.tv_nsec / 1'000'000; }
+
+std::int64_t clock_ms(clockid_t clock) {
+  timespec now{};
+  ::clock_gettime(clock, &now);
+  return ms_of(now);
+}
+
+// The fields of /proc/ID/stat behind the program's name, which may hold any character: proc(5) calls the first "(3)".
+std::vector<std::string> fields_behind_name(const std::string& stat) {
+  std::vector<std::string> fields;
+  const auto end = stat.rfind(')');
+  std::istringstream rest(end == std::string::npos ? "" : stat.substr(end + 1));
+  for (std::string field; rest >> field;) fields.push_back(field);
+  return fields;
 }
 
 // The guardian's side is guardian/main.cpp.
@@ -480,6 +488,85 @@ class PosixSystem final : public System {
     return {};
   }
 
+  Result<FileFacts> file_facts(const std::string& path) override {
+    struct stat status {};
+    struct stat name {};
+    if (::stat(path.c_str(), &status) != 0 || ::lstat(path.c_str(), &name) != 0) {
+      return system_error("look at", path, errno);
+    }
+    FileFacts facts;
+    facts.kind = S_ISREG(status.st_mode)   ? FileFacts::Kind::regular
+                 : S_ISDIR(status.st_mode) ? FileFacts::Kind::folder
+                                           : FileFacts::Kind::other;
+    facts.owner = status.st_uid;
+    facts.group = status.st_gid;
+    facts.mode = status.st_mode & 07777;
+    facts.changed_wall_ms = ms_of(name.st_ctim);
+    std::array<char, 256> label;
+    const ssize_t length = ::getxattr(path.c_str(), "security.selinux", label.data(), label.size());
+    if (length > 0) facts.selinux_label.assign(label.data(), ::strnlen(label.data(), static_cast<std::size_t>(length)));
+    return facts;
+  }
+
+  Result<std::uint32_t> shared_group() override {
+    const auto group = poolshift::shared_group();
+    if (group) return *group;
+    return Error{ErrorCode::not_found, fmt::format("There is no group '{}'", kSharedGroup),
+                 fmt::format("Make it with 'groupadd --system {}'.", kSharedGroup)};
+  }
+
+  Result<ProcessFacts> process(std::int64_t id) override {
+    const auto stat = read_file(fmt::format("/proc/{}/stat", id), kMaxProcFileBytes);
+    if (!stat) {
+      return Error{ErrorCode::not_found, fmt::format("There is no process {}", id), "It has ended."};
+    }
+    constexpr std::size_t kStartTime = 22 - 3;
+    const auto fields = fields_behind_name(*stat);
+    const auto open = stat->find('(');
+    if (fields.size() <= kStartTime || open == std::string::npos) {
+      return Error{ErrorCode::failed, fmt::format("'/proc/{}/stat' is not as proc(5) says", id), "Report it."};
+    }
+    const auto started_ticks = ::strtoll(fields[kStartTime].c_str(), nullptr, 10);
+    const auto age_ms = clock_ms(CLOCK_BOOTTIME) - started_ticks * 1'000 / ::sysconf(_SC_CLK_TCK);
+    return ProcessFacts{id, stat->substr(open + 1, stat->rfind(')') - open - 1), wall_clock_ms() - age_ms};
+  }
+
+  Result<ProcessFacts> listener(const std::string& socket_path) override {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (socket_path.size() >= sizeof address.sun_path) return system_error("call", socket_path, ENAMETOOLONG);
+    socket_path.copy(address.sun_path, socket_path.size());
+    const Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!fd) return system_error("call", socket_path, errno);
+    if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+      return system_error("call", socket_path, errno == ECONNREFUSED ? ENOENT : errno);
+    }
+    ucred other{};
+    socklen_t length = sizeof other;
+    if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &other, &length) != 0) {
+      return system_error("call", socket_path, errno);
+    }
+    return process(other.pid);
+  }
+
+  Result<std::string> program_version(const std::string& program) override {
+    auto output = make_pipe();
+    if (!output) return output.error();
+    const Fd nothing(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    const Fd null = high_copy(nothing.get());
+    if (!null) return system_error("open", "/dev/null", errno);
+    const auto started = start_program({program, "--version"}, {null.get(), output->write.get(), null.get()});
+    if (!started) return started.error();
+    output->write.close();
+    auto text = read_text(output->read.get(), 4096, true, kVersionMs);
+    ::kill(-*started, SIGKILL);  // its session: it may hang, or have more to say
+    (void)exit_status(*started);
+    text.resize(std::min(text.find('\n'), text.size()));
+    if (!text.empty()) return text;
+    return Error{ErrorCode::failed, fmt::format("'{} --version' says nothing within {} s", program, kVersionMs / 1'000),
+                 "Run it by hand to see why."};
+  }
+
   Result<std::unique_ptr<FileLock>> lock_file(const std::string& path) override {
     for (;;) {
       Fd fd = open_file(path, O_RDWR | O_CREAT);
@@ -500,6 +587,18 @@ class PosixSystem final : public System {
         return std::unique_ptr<FileLock>(std::make_unique<PosixFileLock>(std::move(fd)));
       }
     }
+  }
+
+  Result<bool> is_locked(const std::string& path) override {
+    const Fd fd = open_file(path, O_RDONLY);
+    if (!fd) return system_error("look at the lock of", path, errno);
+    // A shared one, so that of two who look none keeps the other from it.
+    while (::flock(fd.get(), LOCK_SH | LOCK_NB) != 0) {
+      if (errno == EINTR) continue;
+      if (errno == EWOULDBLOCK) return true;
+      return system_error("look at the lock of", path, errno);
+    }
+    return false;
   }
 
   Status create_overlay(const std::string& path, std::uint64_t size_bytes) override {

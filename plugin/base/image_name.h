@@ -2,6 +2,7 @@
 #pragma once
 
 #include <compare>
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -9,6 +10,9 @@
 #include "base/result.h"
 
 namespace poolshift {
+
+// Of a domain, disk, pool, namespace or image, and of what names a way to the cluster.
+inline constexpr std::size_t kMaxNameBytes = 255;
 
 // POOL[/NAMESPACE]/IMAGE, as rbd(8) writes it.
 struct ImageName {

@@ -3,11 +3,11 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <functional>
 
 #include "base/json_reader.h"
 #include "base/log.h"
 #include "base/paths.h"
+#include "engine/doctor.h"
 #include "engine/job_log.h"
 #include "flow/rescue.h"
 
@@ -39,10 +39,6 @@ json held(const std::string& job_id, const Error& error) {
           {"guest_on", name_of(GuestOn::unknown)},
           {"checks", json::array()},
           {"error", error_to_json(error)}};
-}
-
-json finding(const char* name, const char* result, std::string found, std::string advice) {
-  return {{"name", name}, {"result", result}, {"found", std::move(found)}, {"do", std::move(advice)}};
 }
 
 }  // namespace
@@ -302,6 +298,10 @@ Result<Host::Answer> Host::recover(const std::string& job_id) {
       if (job.running || has_ended(job.record.phase)) continue;
       const auto answer = recover_one(job.record.job_id);
       if (!answer && answer.error().code == ErrorCode::busy) continue;  // somebody was faster
+      if (!answer && answer.error().code == ErrorCode::denied) {        // another user's: the others can be taken up
+        take({POOLSHIFT_HELD, held(job.record.job_id, answer.error())});
+        continue;
+      }
       if (!answer) return answer.error();
       take(*answer);
     }
@@ -327,93 +327,30 @@ Result<json> Host::rescue(const SwapRequest& request, bool dry_run) {
   return report;
 }
 
-// A running guest whose image is in the trash, where the next purge takes it away.
-static void look_for_trashed(Cluster& cluster, const Domain& domain, const Disk& disk,
-                             const std::function<void(json)>& add) {
-  const auto image = cluster.image(*disk.image);
-  if (image || image.error().code != ErrorCode::not_found) return;
-  const auto trashed = cluster.trash_of(*disk.image);
-  if (!trashed) return;
-  for (const auto& entry : *trashed) {
-    if (entry.watchers.empty()) continue;
-    add(finding(
-        "image_in_trash", "fail",
-        fmt::format("disk '{}' of running domain '{}' is {}, which is in the trash as '{}'", disk.target, domain.name,
-                    to_string(*disk.image), entry.id),
-        fmt::format("Do not purge the trash. 'poolshift rescue --domain {} --disk {} --to POOL/IMAGE', with the "
-                    "image that the volume's owner names, brings the guest there.",
-                    domain.name, disk.target)));
-  }
-}
-
 Host::Answer Host::doctor() {
-  json findings = json::array();
-  bool failed = false;
-  const auto add = [&](json entry) {
-    failed = failed || entry["result"] == "fail";
-    findings.push_back(std::move(entry));
-  };
-  const auto versions = ports_.hypervisor->versions();
-  if (!versions) {
-    add(finding("libvirt", "fail", versions.error().message, versions.error().advice));
-  } else {
-    add(finding("libvirt", "pass", fmt::format("libvirt {} at {}", versions->libvirt, versions->uri), ""));
-    add(finding("qemu", "pass", fmt::format("QEMU {}", versions->hypervisor), ""));
-  }
-  add(finding("librbd", "pass", fmt::format("librbd {}", ports_.storage->version()), ""));
+  Findings findings;
+  json damaged = json::array();
+  std::vector<JobStore::Seen> jobs;
   if (auto opened = store_.open(); !opened) {
-    add(finding("state_dir", "fail", opened.error().message, opened.error().advice));
+    findings.push_back(finding("state_dir", Severity::fail, opened.error()));
+  } else if (auto seen = seen_jobs(&damaged); !seen) {
+    findings.push_back(finding("state_dir", Severity::fail, seen.error()));
   } else {
-    add(finding("state_dir", "pass", fmt::format("the state folder is {}", options_.state_dir), ""));
-    json damaged = json::array();
-    const auto seen = seen_jobs(&damaged);
-    for (const auto& entry : damaged) {
-      add(finding("journal", "fail", entry["error"]["message"], entry["error"]["advice"]));
-    }
-    std::size_t ended = 0;
-    std::size_t running = 0;
-    for (const auto& job : seen ? *seen : std::vector<JobStore::Seen>{}) {
-      if (has_ended(job.record.phase)) {
-        ++ended;
-      } else if (job.running) {
-        ++running;
-      } else {
-        const auto report = report_of(job.record);
-        add(finding("job", "fail",
-                    fmt::format("job '{}' of domain '{}' is held in phase '{}', guest on {}", job.record.job_id,
-                                job.record.domain_name, name_of(job.record.phase), name_of(job.record.guest_on)),
-                    report["error"]["advice"]));
-      }
-    }
-    add(finding("jobs", "pass", fmt::format("{} jobs are running, {} have ended", running, ended), ""));
+    jobs = std::move(*seen);
   }
-  if (versions) {
-    const auto domains = ports_.hypervisor->list_domains();
-    std::vector<std::pair<ClusterAccess, std::unique_ptr<Cluster>>> asked;  // null: it does not answer
-    for (const auto& domain : domains ? *domains : std::vector<Domain>{}) {
-      for (const auto& disk : domain.disks) {
-        if (!disk.image) continue;
-        auto known =
-            std::find_if(asked.begin(), asked.end(), [&](const auto& each) { return each.first == disk.access; });
-        if (known == asked.end()) {
-          auto access = disk.access;
-          if (!options_.ceph_conf.empty()) access.conf_path = options_.ceph_conf;
-          auto cluster = connect_cluster(ports(), access);
-          const auto fsid = cluster ? (*cluster)->fsid() : Result<std::string>(cluster.error());
-          if (!fsid) {
-            add(finding("cluster", "fail", fmt::format("domain '{}': {}", domain.name, fsid.error().message),
-                        fsid.error().advice));
-          } else {
-            add(finding("cluster", "pass", fmt::format("cluster {} answers user '{}'", *fsid, disk.access.user), ""));
-          }
-          asked.emplace_back(disk.access, fsid ? std::move(*cluster) : nullptr);
-          known = std::prev(asked.end());
-        }
-        if (known->second && is_active(domain)) look_for_trashed(*known->second, domain, disk, add);
-      }
-    }
+  for (const auto& entry : damaged) {
+    findings.push_back(finding("journal", Severity::fail, entry["error"]["message"], entry["error"]["advice"]));
   }
-  return {failed ? POOLSHIFT_HELD : POOLSHIFT_OK, {{"schema", 1}, {"findings", std::move(findings)}}};
+  const DoctorOptions options{options_.state_dir, options_.overlay_dir, options_.guardian, options_.ceph_conf,
+                              options_.patience_ms};
+  for (auto& each : look_at_node(ports(), options, jobs)) findings.push_back(std::move(each));
+  json list = json::array();
+  bool failed = false;
+  for (const auto& each : findings) {
+    failed = failed || each.severity == Severity::fail;
+    list.push_back(to_json<json>(each));
+  }
+  return {failed ? POOLSHIFT_HELD : POOLSHIFT_OK, {{"schema", 1}, {"findings", std::move(list)}}};
 }
 
 }  // namespace poolshift

@@ -42,6 +42,13 @@ Status tag_clone(const JobRecord& record, Cluster& cluster, const ImageName& clo
   return cluster.set_metadata(clone, kJobKey, record.job_id);
 }
 
+Status begin_switch(Swap& swap) {
+  swap.record.copy_started = true;
+  POOLSHIFT_TRY(swap.save());
+  swap.show_progress({"switching to the target", 0, 0, 0, -1});
+  return {};
+}
+
 GuardOrder guard_order(const Swap& swap) {
   const JobRecord& record = swap.record;
   GuardOrder order;

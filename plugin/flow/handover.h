@@ -17,6 +17,9 @@ ImageName hidden_name(const JobRecord& record);
 // The clone came with the source's metadata. It gets its own, and our tag.
 Status tag_clone(const JobRecord& record, Cluster& cluster, const ImageName& clone);
 
+// Notes, before it acts, that the disk is going to be switched.
+Status begin_switch(Swap& swap);
+
 // What is seen, when the guest is on the source and may stay there; else why the swap cannot be undone.
 Result<Facts> look_before_undo(Swap& swap);
 // Of an offline job: the definition names the source again, unless the guest could be on the target.

@@ -76,10 +76,7 @@ Result<Phase> pause_offline(Swap& swap) {
   auto target_cluster = swap.target_cluster();
   if (!target_cluster) return target_cluster.error();
   POOLSHIFT_TRY(look_before(swap));
-  record.copy_started = true;
-  POOLSHIFT_TRY(swap.save());
-
-  swap.show_progress({"switching to the target", 0, 0, 0, -1});
+  POOLSHIFT_TRY(begin_switch(swap));
   POOLSHIFT_TRY(
       swap.ports.hypervisor.redefine_disk(record.domain_uuid, record.disk, record.target, record.target_access));
   POOLSHIFT_TRY(expect_hidden(swap));

@@ -58,10 +58,7 @@ Result<Phase> pause(Swap& swap) {
   auto target_cluster = swap.target_cluster();
   if (!target_cluster) return target_cluster.error();
   POOLSHIFT_TRY(look_before(swap));
-  record.copy_started = true;
-  POOLSHIFT_TRY(swap.save());
-
-  swap.show_progress({"switching to the target", 0, 0, 0, -1});
+  POOLSHIFT_TRY(begin_switch(swap));
   POOLSHIFT_TRY(swap.begin_pause(guard_order(swap)));
   POOLSHIFT_TRY(hypervisor.suspend(record.domain_uuid));
   const auto written_before = hypervisor.disk_counters(record.domain_uuid, record.disk);

@@ -10,7 +10,6 @@ namespace poolshift {
 
 namespace {
 
-constexpr std::size_t kMaxNameBytes = 255;
 constexpr std::size_t kMaxImageNameBytes = 3 * kMaxNameBytes + 2;
 constexpr std::size_t kMostLabels = 16;
 constexpr std::size_t kMaxLabelBytes = 256;

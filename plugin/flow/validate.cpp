@@ -30,7 +30,6 @@ constexpr std::uint64_t kKeptFeatures = kFeatureLayering | kFeatureStriping | kF
 constexpr std::uint64_t kImplicitFeatures = kFeatureStriping | kFeatureDataPool | kFeatureOperations;
 
 constexpr std::uint64_t kMiB = 1024 * 1024;
-constexpr std::pair<int, int> kFirstLibvirtWithNamespaces{11, 6};
 
 class Validator {
  public:

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/job_record.h"
@@ -10,6 +11,9 @@
 #include "flow/request.h"
 
 namespace poolshift {
+
+// That opens images in RBD namespaces (docs/adr/0005-namespaces.md).
+inline constexpr std::pair<int, int> kFirstLibvirtWithNamespaces{11, 6};
 
 struct ValidateOptions {
   std::string ceph_conf;    // overrides the cluster access in the domain's XML

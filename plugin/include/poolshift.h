@@ -155,9 +155,11 @@ POOLSHIFT_API int poolshift_disks(poolshift_host* host, char** list, char** erro
  * least one job stays held; `report` is set). Since 1.0. */
 POOLSHIFT_API int poolshift_recover(poolshift_host* host, const char* options, char** report, char** error);
 
-/* Looks at this node: versions of libvirt, QEMU and librbd, the state folder, open and held jobs. `report`:
- * {"schema":1,"findings":[{"name":..,"result":"pass|warn|fail","found":..,"do":..}]}. Changes nothing. Returns OK, or
- * HELD when a finding is "fail". Since 1.0. */
+/* Looks at this node: versions of libvirt, QEMU and librbd and what they cannot do, folders, the guardian, open and
+ * held jobs, and whether the clusters answer the domains' users. `report`:
+ * {"schema":1,"findings":[{"name":..,"result":"pass|info|warn|fail","found":..,"do":..}]}; poolshift(8) has the names.
+ * Changes nothing. Blocks while libvirtd and the clusters are asked. Any thread. Returns OK, or HELD when a finding is
+ * "fail". Since 1.0. */
 POOLSHIFT_API int poolshift_doctor(poolshift_host* host, char** report, char** error);
 
 /* Makes ready what a swap needs that brings a guest home whose image was put into the trash under it, while the

@@ -190,8 +190,9 @@ Result<JobStore::Seen> JobStore::look_at(const std::string& job_id) {
   if (!record) return record.error();
   Seen seen{std::move(*record), false, std::nullopt};
   if (has_ended(seen.record.phase)) return seen;
-  const auto probe = system_.lock_file(path_of(job_id, kJournal));
-  seen.running = !probe && probe.error().code == ErrorCode::busy;
+  const auto locked = system_.is_locked(path_of(job_id, kJournal));
+  if (!locked) return locked.error();
+  seen.running = *locked;
   const auto text = system_.read_file(path_of(job_id, kProgress), kMaxSideFileBytes);
   if (!text) return seen;
   const auto shown = json::parse(*text, nullptr, false);

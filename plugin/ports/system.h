@@ -33,6 +33,23 @@ class Guardian {
   virtual void stand_down() = 0;
 };
 
+// What stat(2) says of a file or folder.
+struct FileFacts {
+  enum class Kind { regular, folder, other };
+  Kind kind = Kind::regular;
+  std::uint32_t owner = 0;           // user id
+  std::uint32_t group = 0;           // group id
+  std::uint32_t mode = 0;            // the permission bits
+  std::int64_t changed_wall_ms = 0;  // of the name itself, also of a link: put there, or changed in any way
+  std::string selinux_label;         // empty: it has none
+};
+
+struct ProcessFacts {
+  std::int64_t id = 0;
+  std::string name;  // of the program, as ps(1) shows it: at most 15 characters
+  std::int64_t started_wall_ms = 0;
+};
+
 class System {
  public:
   virtual ~System() = default;
@@ -60,6 +77,8 @@ class System {
   // who may be anybody: a state folder belongs to the user who runs the swaps.
   virtual Result<std::string> read_end_of_file(const std::string& path, std::uint64_t limit_bytes) = 0;
   virtual Result<std::uint64_t> file_bytes(const std::string& path) = 0;
+  // Links are followed.
+  virtual Result<FileFacts> file_facts(const std::string& path) = 0;
   // Durable and all or nothing: temporary file, fsync, link, fsync of the folder. `exists` when the name is taken.
   virtual Status create_file(const std::string& path, const std::string& content) = 0;
   // Durable when it returns (fdatasync). After a crash inside, any prefix of `content` may be there.
@@ -76,6 +95,18 @@ class System {
   virtual Status remove_file(const std::string& path) = 0;
   // Creates the file when needed. `busy` when another holder has it.
   virtual Result<std::unique_ptr<FileLock>> lock_file(const std::string& path) = 0;
+  // Whether somebody, this process too, holds that lock; who may only read the file may ask.
+  virtual Result<bool> is_locked(const std::string& path) = 0;
+
+  // The group whose members may ask for swaps, "poolshift" of /etc/group. `not_found` when there is none.
+  virtual Result<std::uint32_t> shared_group() = 0;
+  // `not_found` when no process has this id.
+  virtual Result<ProcessFacts> process(std::int64_t id) = 0;
+  // Who opened this local socket to be called there; `not_found` when nobody answers. Where systemd opens a service's
+  // sockets it is systemd.
+  virtual Result<ProcessFacts> listener(const std::string& socket_path) = 0;
+  // The first line that 'PROGRAM --version' prints. `failed` when there is none within 5 s.
+  virtual Result<std::string> program_version(const std::string& program) = 0;
 
   // An empty qcow2 file of this virtual size (qemu-img), replacing what was there.
   virtual Status create_overlay(const std::string& path, std::uint64_t size_bytes) = 0;

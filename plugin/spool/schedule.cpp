@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "include/poolshift.h"
+#include "spool/job_json.h"
 
 namespace poolshift {
 
@@ -16,14 +17,7 @@ namespace {
 constexpr std::int64_t kFirstBackOffMs = 10'000;
 constexpr std::int64_t kMostBackOffMs = 30 * 60'000;
 
-std::string text_at(const json& object, const char* key) {
-  const auto entry = object.is_object() ? object.find(key) : object.end();
-  return entry != object.end() && entry->is_string() ? entry->get<std::string>() : "";
-}
-
-std::string error_code(const json& report) {
-  return report.is_object() && report.contains("error") ? text_at(report["error"], "code") : "";
-}
+std::string error_code(const json& report) { return text_at(part_at(report, "error"), "code"); }
 
 // Checks (flow/validate.cpp) that speak of others' doings, of room and of health: the next look may find it otherwise.
 bool may_pass(const std::string& check) {

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "base/json_reader.h"
+#include "spool/job_json.h"
 
 namespace poolshift {
 
@@ -25,10 +26,6 @@ constexpr std::uint64_t kMaxFinishedBytes = 8 * 1024 * 1024;  // a report has ev
 constexpr std::uint64_t kMostAttempts = 1'000'000;
 
 std::string text_of(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
-
-json error_json(const Error& error) {
-  return {{"code", name_of(error.code)}, {"message", error.message}, {"advice", error.advice}};
-}
 
 bool ends_with_suffix(const std::string& name) { return name.ends_with(kSuffix); }
 

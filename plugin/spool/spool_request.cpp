@@ -16,10 +16,8 @@ using nlohmann::json;
 
 namespace {
 
-constexpr std::size_t kMaxNameBytes = 255;
 constexpr std::size_t kMaxPolicyBytes = 128;
 constexpr std::size_t kMaxDiskBytes = 32;
-constexpr std::uint64_t kMostAtOnce = 1000;
 constexpr int kMinutesPerDay = 24 * 60;
 constexpr const char* kWindowAdvice = "Give two different times as HH:MM-HH:MM, for example 22:00-06:00.";
 

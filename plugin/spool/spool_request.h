@@ -14,6 +14,7 @@
 namespace poolshift {
 
 inline constexpr std::size_t kMaxSpoolRequestBytes = 64 * 1024;
+inline constexpr unsigned kMostAtOnce = 1000;  // of SpoolRequest::at_most
 
 enum class Origin { metadata, policy, drain, operator_ };  // who asked for it
 std::string_view name_of(Origin origin);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "include/poolshift.h"
+#include "spool/job_json.h"
 
 namespace poolshift {
 
@@ -15,26 +16,11 @@ namespace {
 constexpr std::int64_t kLookAtHeldEveryMs = 2'000;
 constexpr const char* kAttemptLabel = "attempt";
 
-std::string text_at(const json& object, const char* key) {
-  const auto entry = object.is_object() ? object.find(key) : object.end();
-  return entry != object.end() && entry->is_string() ? entry->get<std::string>() : "";
-}
-
-json part_at(const json& object, const char* key) {
-  const auto entry = object.is_object() ? object.find(key) : object.end();
-  return entry != object.end() ? *entry : json();
-}
-
 std::string name_of(const SpoolRequest& request) {
   return fmt::format("request {} (disk {} of {})", request.id, request.disk, request.domain_name);
 }
 
 std::string reason_of(const json& report) { return text_at(part_at(report, "error"), "message"); }
-
-bool is_open(const json& job) {
-  const auto state = text_at(job, "state");
-  return state == "open" || state == "held";
-}
 
 int result_of_state(const std::string& state) {
   if (state == "done") return POOLSHIFT_OK;
@@ -48,10 +34,6 @@ unsigned attempt_of(const json& job) {
   const auto text = text_at(part_at(job, "labels"), kAttemptLabel);
   if (text.empty() || text.size() > 6 || text.find_first_not_of("0123456789") != std::string::npos) return 0;
   return static_cast<unsigned>(std::stoul(text));
-}
-
-json error_json(const Error& error) {
-  return {{"code", name_of(error.code)}, {"message", error.message}, {"advice", error.advice}};
 }
 
 }  // namespace
@@ -95,14 +77,14 @@ Status Worker::adopt(const SpoolRequest& request, const json& jobs) {
   for (const auto& job : jobs) {
     if (text_at(part_at(job, "labels"), kRequestLabel) != request.id) continue;
     const auto rank = [](const json& each) {
-      return std::pair(is_open(each) ? 2 : text_at(each, "state") == "done" ? 1 : 0, attempt_of(each));
+      return std::pair(is_open_job(each) ? 2 : text_at(each, "state") == "done" ? 1 : 0, attempt_of(each));
     };
     if (chosen == nullptr || rank(job) >= rank(*chosen)) chosen = &job;
   }
   Running running;
   running.request = request;
   running.attempts = retry->attempts;
-  const bool was_counted = chosen != nullptr && !is_open(*chosen) && text_at(*chosen, "state") != "done" &&
+  const bool was_counted = chosen != nullptr && !is_open_job(*chosen) && text_at(*chosen, "state") != "done" &&
                            attempt_of(*chosen) <= retry->attempts;
   if (chosen == nullptr || was_counted) {
     say(fmt::format("{} was taken and nothing was begun: it waits again", name_of(request)));
@@ -123,7 +105,7 @@ Status Worker::adopt(const SpoolRequest& request, const json& jobs) {
 void Worker::follow(Running& running, const json& job) {
   running.job_id = text_at(job, "job");
   const bool runs = job.value("running", false);
-  if (!runs && !is_open(job)) {
+  if (!runs && !is_open_job(job)) {
     running.ended = SpoolJob::Ended{result_of_state(text_at(job, "state")), job};
     return;
   }
@@ -254,7 +236,7 @@ Status Worker::look_at_held() {
     const auto job = std::find_if(jobs->begin(), jobs->end(),
                                   [&](const json& each) { return text_at(each, "job") == running.job_id; });
     if (job == jobs->end()) continue;
-    const bool changed = job->value("running", false) || !is_open(*job);
+    const bool changed = job->value("running", false) || !is_open_job(*job);
     const bool is_due = running.take_up_ms >= 0 && system_.wall_clock_ms() >= running.take_up_ms;
     if (changed || is_due) follow(running, *job);
   }

@@ -12,13 +12,17 @@
 
 import io
 import json
+import os
 from types import SimpleNamespace
 from unittest import mock
 
 from cinderclient import exceptions as cinder_exception
+import fixtures
+from oslo_config import cfg
 
 from nova import test
 from nova.virt.poolshift import doctor
+from nova.virt.poolshift import options
 
 VOLUME = '6d1b2f5c-0000-4000-8000-000000000001'
 OTHER = '6d1b2f5c-0000-4000-8000-000000000002'
@@ -74,7 +78,8 @@ class DoctorTestCase(test.NoDBTestCase):
 
     def test_all_is_well(self):
         found = self.found(disk())
-        self.assertEqual({'nova_driver': 'pass', 'cinder_types': 'pass'},
+        self.assertEqual({'nova_driver': 'pass', 'nova_options': 'pass',
+                          'cinder_types': 'pass'},
                          {name: each['result']
                           for name, each in found.items()})
 
@@ -84,6 +89,38 @@ class DoctorTestCase(test.NoDBTestCase):
         self.assertEqual('warn', found['result'])
         self.assertIn('libvirt.LibvirtDriver', found['found'])
         self.assertIn('poolshift.LibvirtDriver', found['do'])
+
+    def options_of(self, text):
+        """The finding for a nova.conf with these lines in [poolshift]."""
+        folder = self.useFixture(fixtures.TempDir()).path
+        path = os.path.join(folder, 'nova.conf')
+        with open(path, 'w') as conf:
+            conf.write('[poolshift]\n%s\n' % text)
+        self.conf = cfg.ConfigOpts()
+        options.register_opts(self.conf)
+        self.conf.register_opt(cfg.StrOpt('compute_driver', default=''))
+        self.conf(['--config-file', path], project='nova')
+        self.stub_out('nova.virt.poolshift.doctor.CONF', self.conf)
+        return doctor.find_options()
+
+    def test_right_options(self):
+        found = self.options_of('engine = mirror\nmax_pause = 2.5')
+        self.assertEqual('pass', found['result'])
+
+    def test_unknown_options(self):
+        found = self.options_of('engine = mirror\nengin = auto')
+        self.assertEqual('warn', found['result'])
+        self.assertIn("'engin' is no option", found['found'])
+        self.assertNotIn("'engine'", found['found'])
+
+    def test_bad_options(self):
+        for line, word in (('engine = none', 'engine'),
+                           ('max_pause = 90', 'max_pause'),
+                           ('bandwidth = 5M', 'bandwidth'),
+                           ('state_dir = var/lib', "'state_dir'")):
+            found = self.options_of(line)
+            self.assertEqual('fail', found['result'], line)
+            self.assertIn(word, found['found'])
 
     def test_types_that_differ_only_in_the_backend(self):
         hdd = volume_type('a', volume_backend_name='hdd')
@@ -172,5 +209,5 @@ class DoctorTestCase(test.NoDBTestCase):
         self.assertEqual(1, parse.call_count)
         answer = json.loads(out.getvalue())
         self.assertEqual(1, answer['schema'])
-        self.assertEqual(['nova_driver', 'cinder_types'],
+        self.assertEqual(['nova_driver', 'nova_options', 'cinder_types'],
                          [each['name'] for each in answer['findings']])

@@ -95,6 +95,23 @@ TEST_CASE("a file's length is told", "[system]") {
   CHECK(*system.file_bytes(path) == 6);
 }
 
+TEST_CASE("what is not there has no facts", "[system]") {
+  auto& system = world().system();
+  const auto folder = new_folder();
+  CHECK_ERROR(system.file_facts(folder + "/none"), ErrorCode::not_found);
+  REQUIRE_OK(system.create_file(folder + "/file", "text"));
+  const auto file = system.file_facts(folder + "/file");
+  REQUIRE_OK(file);
+  CHECK(file->kind == FileFacts::Kind::regular);
+  CHECK((file->mode & 0133) == 0);
+  const auto around = system.file_facts(folder);
+  REQUIRE_OK(around);
+  CHECK(around->kind == FileFacts::Kind::folder);
+  CHECK_ERROR(system.process(0x7fffffff), ErrorCode::not_found);
+  CHECK_ERROR(system.listener(folder + "/none"), ErrorCode::not_found);
+  CHECK_ERROR(system.program_version(folder + "/none"), ErrorCode::not_found);
+}
+
 TEST_CASE("an overlay is made anew in a folder that QEMU can pass through", "[system]") {
   auto& system = world().system();
   const auto folder = world().passable_folder() + "/" + unique("case");
@@ -159,10 +176,15 @@ TEST_CASE("the end of a file is read", "[system]") {
 TEST_CASE("a lock has one holder", "[system]") {
   auto& system = world().system();
   const auto path = new_folder() + "/lock";
+  CHECK_ERROR(system.is_locked(path), ErrorCode::not_found);
+  REQUIRE_OK(system.create_file(path, ""));
+  CHECK_FALSE(*system.is_locked(path));
   auto first = system.lock_file(path);
   REQUIRE_OK(first);
+  CHECK(*system.is_locked(path));
   CHECK_ERROR(system.lock_file(path), ErrorCode::busy);
   first->reset();
+  CHECK_FALSE(*system.is_locked(path));
   REQUIRE_OK(system.lock_file(path));
 }
 

@@ -54,7 +54,7 @@ class FakeHypervisor : public Hypervisor {
   Result<HypervisorVersions> versions() override {
     return call([&]() -> Result<HypervisorVersions> {
       if (away()) return unreachable();
-      return HypervisorVersions{"9.0.0", "7.2.0", "fake:///"};
+      return world_.versions;
     });
   }
 

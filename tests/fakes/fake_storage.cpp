@@ -464,7 +464,7 @@ class FakeStorage : public Storage {
     });
   }
 
-  std::string version() override { return "16.2.0"; }
+  std::string version() override { return world_.librbd_version; }
 
  private:
   FakeWorld& world_;

@@ -73,7 +73,10 @@ class FakeSystem : public System {
   std::string random_id() override { return world_.next_id(); }
 
   Status make_folder(const std::string&) override { return {}; }
-  Status make_passable_folder(const std::string&) override { return {}; }
+  Status make_passable_folder(const std::string& path) override {
+    if (!world_.impassable.contains(path)) return {};
+    return Error{ErrorCode::denied, fmt::format("'{}' cannot be passed through", path), "Run chmod."};
+  }
   Status make_shared_folder(const std::string&) override { return {}; }
 
   Result<std::vector<std::string>> list_folder(const std::string& path) override {
@@ -119,6 +122,39 @@ class FakeSystem : public System {
       const auto& file = found->second;
       return file.content.size() + (file.qcow2 ? file.qcow2->blocks.size() * kBlockBytes : 0);
     });
+  }
+
+  Result<FileFacts> file_facts(const std::string& path) override {
+    return call([&]() -> Result<FileFacts> {
+      if (const auto known = world_.facts.find(path); known != world_.facts.end()) return known->second;
+      if (world_.files.contains(path)) return FileFacts{FileFacts::Kind::regular, 0, 0, 0640, 0, ""};
+      const auto inside = world_.files.lower_bound(path + "/");
+      if (inside == world_.files.end() || !inside->first.starts_with(path + "/")) return not_found(path);
+      return FileFacts{FileFacts::Kind::folder, 0, 0, 0755, 0, ""};
+    });
+  }
+
+  Result<std::uint32_t> shared_group() override {
+    if (world_.shared_group) return *world_.shared_group;
+    return not_found("group poolshift");
+  }
+
+  Result<ProcessFacts> process(std::int64_t id) override {
+    const auto found = world_.processes.find(id);
+    if (found == world_.processes.end()) return not_found(fmt::format("process {}", id));
+    return found->second;
+  }
+
+  Result<ProcessFacts> listener(const std::string& socket_path) override {
+    const auto found = world_.listeners.find(socket_path);
+    if (found == world_.listeners.end()) return not_found(socket_path);
+    return process(found->second);
+  }
+
+  Result<std::string> program_version(const std::string& program) override {
+    const auto found = world_.program_versions.find(program);
+    if (found == world_.program_versions.end()) return not_found(program);
+    return found->second;
   }
 
   Status create_file(const std::string& path, const std::string& content) override {
@@ -183,8 +219,16 @@ class FakeSystem : public System {
 
   Result<std::unique_ptr<FileLock>> lock_file(const std::string& path) override {
     return call([&]() -> Result<std::unique_ptr<FileLock>> {
+      if (world_.of_others.contains(path)) return Error{ErrorCode::denied, path + " is somebody else's", ""};
       if (!world_.lock(path)) return Error{ErrorCode::busy, path + " is locked", ""};
       return std::unique_ptr<FileLock>(std::make_unique<FakeLock>(world_, path));
+    });
+  }
+
+  Result<bool> is_locked(const std::string& path) override {
+    return call([&]() -> Result<bool> {
+      if (!world_.files.contains(path)) return not_found(path);
+      return world_.locked.contains(path);
     });
   }
 

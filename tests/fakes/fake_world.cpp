@@ -4,6 +4,9 @@
 
 #include <algorithm>
 
+#include "base/paths.h"
+#include "base/version.h"
+
 namespace poolshift::fakes {
 
 namespace {
@@ -22,6 +25,8 @@ FakeWorld::FakeWorld() {
     fake.pool.max_avail_bytes = 1ULL << 40;
   }
   secrets["secret"] = "key";
+  program_versions["qemu-img"] = "qemu-img version 7.2.19";
+  program_versions[kGuardianPath] = std::string("poolshift-guardian ") + kVersion;
 }
 
 FakeImage& FakeWorld::add_image(const ImageName& name, std::uint64_t size_bytes) {

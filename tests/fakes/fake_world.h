@@ -191,6 +191,15 @@ class FakeWorld {
   std::vector<std::unique_ptr<FakeDomain>> domains;
   std::map<std::string, FakeFile> files;
   std::set<std::string> locked;
+  std::set<std::string> of_others;                   // files that this process may read and not write
+  std::map<std::string, FileFacts> facts;            // of files and folders for which the default is not right
+  std::set<std::string> impassable;                  // folders that QEMU's user cannot pass through, or one above them
+  std::optional<std::uint32_t> shared_group = 123U;  // "poolshift" in /etc/group
+  std::map<std::int64_t, ProcessFacts> processes;
+  std::map<std::string, std::int64_t> listeners;        // local socket to process id
+  std::map<std::string, std::string> program_versions;  // program to what it prints
+  HypervisorVersions versions{"9.0.0", "7.2.0", "qemu:///system"};
+  std::string librbd_version = "1.16.0";
   std::vector<std::shared_ptr<FakeGuardian>> guardians;  // those that live
   std::map<std::string, std::string> secrets;            // by uuid or usage
   std::vector<HealthCheck> health;

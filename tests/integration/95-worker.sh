@@ -40,15 +40,7 @@ start_poolshift() {
 }
 
 # await_poolshift: its exit code in $status.
-await_poolshift() {
-  status=0
-  wait "$poolshift_pid" || status=$?
-  cp "$T/background.out" "$T/out"
-  cp "$T/background.err" "$T/err"
-  tail -n 1 "$T/out" >"$T/report.json"
-  say "exit $status: $(cut -c 1-2000 "$T/report.json")"
-  sed 's/^/    /' "$T/err" >&2
-}
+await_poolshift() { await_process "$poolshift_pid" background; }
 
 # ask GUEST-NUMBER SOURCE TARGET [SWAP-KEYS]: a request as a script would put it there; its id is $request.
 ask() {

@@ -305,11 +305,14 @@ start_swap() {
 end_process() { ! kill -0 "$1" 2>/dev/null || kill -KILL "$1"; }
 
 # await_swap: waits for start_swap's process; then as after `poolshift`.
-await_swap() {
+await_swap() { await_process "$swap_pid" swap; }
+
+# await_process PID NAME: a poolshift in the background that writes to $T/NAME.out and $T/NAME.err; then as after `poolshift`.
+await_process() {
   status=0
-  wait "$swap_pid" || status=$?
-  cp "$T/swap.out" "$T/out"
-  cp "$T/swap.err" "$T/err"
+  wait "$1" || status=$?
+  cp "$T/$2.out" "$T/out"
+  cp "$T/$2.err" "$T/err"
   tail -n 1 "$T/out" >"$T/report.json"
   say "exit $status: $(cut -c 1-2000 "$T/report.json")"
   sed 's/^/    /' "$T/err" >&2

@@ -2,12 +2,15 @@
 # poolshift(8) against the program and the header: every option of 'poolshift COMMAND --help' stands in the page under
 # that command and the other way round; so do the exit codes and the variables of the environment.
 #
-#   check_man.sh POOLSHIFT PAGE.rst HEADER
+#   check_man.sh POOLSHIFT PAGE.rst HEADER SOURCE...
+#
+# and each finding that a SOURCE of the doctor names is in the table of findings.
 set -euo pipefail
 
 poolshift=$1
 page=$2
 header=$3
+shift 3
 failed=0
 
 # The lines between the title $1 and the next title; a title is what stands on '===' or '---'.
@@ -50,11 +53,16 @@ for command in $commands; do
   compare "options of $command" "$(options_in_help "$command")" "$(options_in_page "$command")"
 done
 
-codes=$(sed -n 's/^ *POOLSHIFT_[A-Z]* = \([0-6]\),.*/\1/p' "$header" | sort)
+kWarningsOfDoctor=8
+codes=$({ sed -n 's/^ *POOLSHIFT_[A-Z]* = \([0-6]\),.*/\1/p' "$header"; echo "$kWarningsOfDoctor"; } | sort)
 compare 'exit codes' "$codes" "$(section 'EXIT STATUS' | grep -E '^[0-9]+$' | sort)"
 compare 'exit codes in --help' "$codes" "$("$poolshift" --help | grep -oE '[0-9] [a-z]+' | cut -c1 | sort)"
 
 variables=$("$poolshift" status --help | grep -oE '\$[A-Z_]+' | tr -d '$' | sort -u)
 compare 'environment variables' "$variables" "$(section ENVIRONMENT | grep -E '^[A-Z_]+$' | grep -v '^TERM$' | sort)"
+
+findings=$(grep -ohzE "finding\(\s*['\"][a-z_]+|\{\"feature_[a-z]+" "$@" | tr '\0' '\n' | grep -oE "['\"][a-z_]+" |
+  tr -d "'\"" | sort -u)
+compare findings "$findings" "$(section FINDINGS | sed -n 's/^\x60\x60\([a-z_]*\)\x60\x60 .*/\1/p' | sort)"
 
 exit "$failed"

@@ -182,6 +182,26 @@ TEST_CASE("a journal that cannot be read is shown, and recover does not pass ove
   CHECK(host->doctor().result == POOLSHIFT_HELD);
 }
 
+TEST_CASE("another user's job is shown as what it is, and does not keep one's own from recovery") {
+  Setting setting;
+  setting.world.copy_bytes_per_s = 4'000;
+  auto host = setting.open_host();
+  auto job = host->start(setting.request);
+  job->leave() = true;
+  REQUIRE(job->done().wait_ms(60'000));
+  const auto journal = "/state/jobs/" + job->id() + ".journal";
+  setting.world.of_others.insert(journal);
+  CHECK(host->look_at(job->id())->json["state"] == "held");
+  setting.world.locked.insert(journal);
+  CHECK(host->look_at(job->id())->json["state"] == "open");
+  CHECK(host->recover("")->json["jobs"].empty());
+  setting.world.locked.erase(journal);
+  const auto recovered = host->recover("");
+  REQUIRE(recovered);
+  CHECK(recovered->result == POOLSHIFT_HELD);
+  CHECK(recovered->json["jobs"][0]["error"]["code"] == "denied");
+}
+
 TEST_CASE("doctor names what it finds") {
   Setting setting;
   auto host = setting.open_host();

@@ -25,9 +25,11 @@ and guests that it has happened to afterwards.
 
 import itertools
 import json
+import os
 import sys
 
 from cinderclient import exceptions as cinder_exception
+from oslo_config import cfg
 
 import nova.conf
 from nova import config
@@ -60,6 +62,59 @@ def find_driver():
         % CONF.compute_driver,
         "Set 'compute_driver = %s' in nova.conf and restart nova-compute."
         % DRIVER)
+
+
+def conf_files():
+    """All that oslo.config has read, in its order."""
+    files = list(CONF.config_file or [])
+    for folder in CONF.config_dir or []:
+        files += sorted(os.path.join(folder, name)
+                        for name in os.listdir(folder)
+                        if name.endswith('.conf'))
+    return files
+
+
+def unknown_options():
+    """Names in [poolshift] that are no options, which oslo.config ignores."""
+    known = {each.dest for each in options.swap_opts + options.host_opts}
+    unknown = set()
+    for path in conf_files():
+        sections = {}
+        cfg.ConfigParser(path, sections).parse()
+        names = {name.replace('-', '_')
+                 for name in sections.get(options.poolshift_group.name, {})}
+        unknown |= names - known
+    return sorted(unknown)
+
+
+def bad_options():
+    """What is wrong with the values in [poolshift], one sentence each."""
+    bad = []
+    for each in options.swap_opts + options.host_opts:
+        try:
+            value = getattr(CONF.poolshift, each.dest)
+        except ValueError as reason:
+            bad.append(str(reason))
+            continue
+        if (each.dest in ('state_dir', 'overlay_dir', 'guardian') and
+                value and not os.path.isabs(value)):
+            bad.append("'%s' is '%s', which is no absolute path"
+                       % (each.dest, value))
+    return bad
+
+
+def find_options():
+    wrong = bad_options()
+    wrong += ["'%s' is no option" % name for name in unknown_options()]
+    if not wrong:
+        return finding('nova_options', 'pass',
+                       'the options of [poolshift] are right')
+    return finding(
+        'nova_options', 'fail' if bad_options() else 'warn',
+        'in [poolshift] of nova.conf: %s' % '; '.join(wrong),
+        "Correct them, then restart nova-compute; shim/README.md and "
+        "'oslo-config-generator --namespace nova.virt.poolshift' have the "
+        'options.')
 
 
 class Backends(object):
@@ -158,7 +213,7 @@ def find_image(client, backends, disk):
 
 
 def findings(disks):
-    found = [find_driver()]
+    found = [find_driver(), find_options()]
     try:
         client = cinder.cinderclient(nova_context.get_admin_context(),
                                      MICROVERSION)
