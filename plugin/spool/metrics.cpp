@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "base/json_reader.h"
+#include "spool/job_json.h"
 
 namespace poolshift {
 
@@ -68,19 +68,13 @@ class Writer {
 };
 
 double number_of(const json& object, const char* key) {
-  const auto found = object.is_object() ? object.find(key) : object.end();
-  return found != object.end() && found->is_number() ? found->get<double>() : 0;
+  const auto value = part_at(object, key);
+  return value.is_number() ? value.get<double>() : 0;
 }
 
 std::uint64_t whole_number_of(const json& object, const char* key) {
-  const auto found = object.is_object() ? object.find(key) : object.end();
-  const bool is_right = found != object.end() && found->is_number_integer() && *found >= 0;
-  return is_right ? found->get<std::uint64_t>() : 0;
-}
-
-json part_of(const json& object, const char* key) {
-  const auto found = object.find(key);
-  return found != object.end() ? *found : json();
+  const auto value = part_at(object, key);
+  return value.is_number_integer() && value >= 0 ? value.get<std::uint64_t>() : 0;
 }
 
 double seconds_of_ms(const json& object, const char* key) { return number_of(object, key) / 1000; }
@@ -117,8 +111,8 @@ struct Ended {
   void add(const json& job) {
     const auto engine = engine_of(job);
     ++jobs[{text_at(job, "state"), engine}];
-    copied_bytes[engine] += whole_number_of(part_of(job, "bytes"), "copied");
-    const auto seconds = part_of(job, "seconds");
+    copied_bytes[engine] += whole_number_of(part_at(job, "bytes"), "copied");
+    const auto seconds = part_at(job, "seconds");
     for (const auto phase : kPhases) {
       const auto took_s = number_of(seconds, std::string(phase).c_str());
       if (took_s > 0) phases[{std::string(phase), engine}].add(took_s);
@@ -185,7 +179,7 @@ void write_open(Writer& out, const std::vector<json>& open) {
   const auto progress = [&](std::string_view name, std::string_view help, const char* key) {
     out.family(name, "gauge", help);
     for (const auto& job : open) {
-      const auto shown = part_of(job, "progress");
+      const auto shown = part_at(job, "progress");
       if (text_at(job, "state") == "open") out.sample(labels_of(job), whole_number_of(shown, key));
     }
   };
@@ -209,7 +203,7 @@ std::string metrics_text(const json& jobs, const HostFacts& host) {
       ended.add(job);
       continue;
     }
-    if (!is_one_of(kOpenStates, state)) continue;
+    if (!is_open_job(job)) continue;
     open.push_back(job);
     ++open_jobs[{state, engine_of(job)}];
     const auto since_s = seconds_of_ms(job, "changed_wall_ms");
