@@ -1,10 +1,10 @@
 // What the library finds wrong with a node.
-#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "base/paths.h"
 #include "engine/doctor.h"
 #include "fakes/fake_world.h"
+#include "findings.h"
 
 namespace poolshift {
 
@@ -50,23 +50,6 @@ struct Node {
   std::unique_ptr<Storage> storage;
   std::unique_ptr<System> system;
 };
-
-std::vector<Finding> named(const Findings& findings, const std::string& name) {
-  std::vector<Finding> found;
-  std::copy_if(findings.begin(), findings.end(), std::back_inserter(found),
-               [&](const Finding& each) { return each.name == name; });
-  return found;
-}
-
-// The one finding of this name.
-Finding only(const Findings& findings, const std::string& name) {
-  const auto found = named(findings, name);
-  INFO(name);
-  REQUIRE(found.size() == 1);
-  return found.front();
-}
-
-bool says(const Finding& finding, const std::string& words) { return finding.found.find(words) != std::string::npos; }
 
 // Nothing is worse than information, but for these.
 void check_rest_is_well(const Findings& findings, const std::string& but = "") {

@@ -1,9 +1,9 @@
 // What the doctor finds wrong around the library.
-#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "base/version.h"
 #include "fakes/fake_world.h"
+#include "findings.h"
 #include "node.h"
 #include "spool/spool.h"
 
@@ -46,22 +46,6 @@ struct Around {
   FakeWorld world;
   NodePlaces places{"qemu:///system", "/state", "/state/overlays", "/policy"};
 };
-
-std::vector<Finding> named(const Findings& findings, const std::string& name) {
-  std::vector<Finding> found;
-  std::copy_if(findings.begin(), findings.end(), std::back_inserter(found),
-               [&](const Finding& each) { return each.name == name; });
-  return found;
-}
-
-Finding only(const Findings& findings, const std::string& name) {
-  const auto found = named(findings, name);
-  INFO(name);
-  REQUIRE(found.size() == 1);
-  return found.front();
-}
-
-bool says(const Finding& finding, const std::string& words) { return finding.found.find(words) != std::string::npos; }
 
 void finish(FakeWorld& world, const std::string& disk, const std::string& outcome) {
   const auto system = world.system();
