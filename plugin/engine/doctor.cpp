@@ -306,9 +306,7 @@ class Doctor {
       add(finding("pool", Severity::warn, pool.error()));
       return false;
     }
-    for (const auto& [is_set, flag] :
-         {std::pair{pool->full, "full"}, {pool->backfillfull, "backfillfull"}, {pool->nearfull, "nearfull"}}) {
-      if (!is_set) continue;
+    if (const char* flag = grave_flag(*pool)) {
       add(finding("pool", Severity::warn, fmt::format("pool '{}' has the flag '{}'", name, flag),
                   "Make room in it or add OSDs: swaps to it are refused."));
       return false;

@@ -424,12 +424,9 @@ class Validator {
       refuse("target_pool", fmt::format("pool '{}' has no application 'rbd'", name),
              fmt::format("Run 'ceph osd pool application enable {} rbd' if it is meant for images.", name));
     }
-    for (const auto& [is_set, flag] :
-         {std::pair{pool.full, "full"}, {pool.backfillfull, "backfillfull"}, {pool.nearfull, "nearfull"}}) {
-      if (!is_set) continue;
+    if (const char* flag = grave_flag(pool)) {
       refuse("target_pool_flags", fmt::format("pool '{}' has the flag '{}'", name, flag),
              "Make room in it or add OSDs, then try again.");
-      break;
     }
     if (pool.quota_bytes != 0 && pool.stored_bytes >= pool.quota_bytes) {
       refuse("quota_bytes",
@@ -654,6 +651,12 @@ class Validator {
 };
 
 }  // namespace
+
+const char* grave_flag(const Pool& pool) {
+  if (pool.full) return "full";
+  if (pool.backfillfull) return "backfillfull";
+  return pool.nearfull ? "nearfull" : nullptr;
+}
 
 bool Validation::refused() const {
   return std::any_of(checks.begin(), checks.end(),

@@ -15,6 +15,9 @@ namespace poolshift {
 // That opens images in RBD namespaces (docs/adr/0005-namespaces.md).
 inline constexpr std::pair<int, int> kFirstLibvirtWithNamespaces{11, 6};
 
+// The worst flag that the pool has for want of room, by Ceph's name; null: none.
+const char* grave_flag(const Pool& pool);
+
 struct ValidateOptions {
   std::string ceph_conf;    // overrides the cluster access in the domain's XML
   std::string overlay_dir;  // where a handover puts its overlay
