@@ -95,6 +95,8 @@ configure_poolshift() {
   local folder=$1 log=$2 options=()
   shift 2
   if command -v ccache >/dev/null; then
+    # Another clone's objects will do: of this one's folder only what is below it is hashed.
+    export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=yes
     options+=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
   fi
   mkdir -p "$(dirname -- "$log")"
