@@ -184,8 +184,21 @@ int add_range(uint64_t offset, size_t length, int exists, void* ranges) {
   }
 }
 
-int add_length(uint64_t, size_t length, int exists, void* sum) {
-  if (exists != 0) *static_cast<std::uint64_t*>(sum) += length;
+// What the extents of an image add up to, in the order that librbd reports them.
+struct Extents {
+  std::uint64_t set_bytes;  // of the objects that are striped over: mostly of one
+  std::uint64_t set_objects;
+  Usage usage = {};
+  std::uint64_t next_set = 0;  // the first that is not counted yet
+};
+
+int add_extent(uint64_t offset, size_t length, int exists, void* into) {
+  if (exists == 0 || length == 0) return 0;
+  auto& extents = *static_cast<Extents*>(into);
+  const auto first = std::max(offset / extents.set_bytes, extents.next_set);
+  extents.next_set = std::max((offset + length - 1) / extents.set_bytes + 1, extents.next_set);
+  extents.usage.bytes += length;
+  extents.usage.objects += (extents.next_set - first) * extents.set_objects;
   return 0;
 }
 
@@ -405,7 +418,7 @@ class RbdCluster final : public Cluster {
   Status may_write(const std::string& pool, const std::string& rbd_namespace) override;
 
   Result<Image> image(const ImageName& name) override;
-  Result<std::uint64_t> used_bytes(const ImageName& name) override;
+  Result<Usage> usage(const ImageName& name) override;
 
   Status create_image(const ImageName& name, const ImageSpec& spec) override;
   Status rename_image(const ImageName& from, const ImageName& to) override;
@@ -559,13 +572,18 @@ Result<Pool> RbdCluster::pool(const std::string& name) {
     pool.quota_bytes = value_or<std::uint64_t>(*found, "quota_max_bytes", 0);
     pool.quota_objects = value_or<std::uint64_t>(*found, "quota_max_objects", 0);
 
+    if (pool.quota_bytes != 0) {
+      const auto quota = ask_monitors({{"prefix", "osd pool get-quota"}, {"pool", name}, {"format", "json"}});
+      if (!quota) return quota.error();
+      pool.quota_used_bytes = value_or<std::uint64_t>(*quota, "current_num_bytes", 0);
+    }
+
     const auto usage = ask_monitors({{"prefix", "df"}, {"detail", "detail"}, {"format", "json"}});
     if (!usage) return usage.error();
     for (const auto& candidate : child(*usage, "pools")) {
       if (value_or(candidate, "name", std::string()) != name) continue;
       const auto& stats = child(candidate, "stats");
       pool.max_avail_bytes = value_or<std::uint64_t>(stats, "max_avail", 0);
-      pool.stored_bytes = value_or<std::uint64_t>(stats, "stored", 0);
       pool.objects = value_or<std::uint64_t>(stats, "objects", 0);
       return pool;
     }
@@ -774,8 +792,8 @@ Result<Image> RbdCluster::image(const ImageName& name) {
   });
 }
 
-Result<std::uint64_t> RbdCluster::used_bytes(const ImageName& name) {
-  return guarded(fmt::format("Cannot measure image '{}'", to_string(name)), [&]() -> Result<std::uint64_t> {
+Result<Usage> RbdCluster::usage(const ImageName& name) {
+  return guarded(fmt::format("Cannot measure image '{}'", to_string(name)), [&]() -> Result<Usage> {
     const auto failed = [&](int result) {
       return make_error(result, fmt::format("Cannot measure image '{}'", to_string(name)));
     };
@@ -803,12 +821,14 @@ Result<std::uint64_t> RbdCluster::used_bytes(const ImageName& name) {
     } else {
       ranges.add(0, info.size);
     }
-    std::uint64_t used = 0;
+    // Of a striped image every object of a stripe in which there is something.
+    const auto stripe_count = std::max<std::uint64_t>(image.get_stripe_count(), 1);
+    Extents extents{info.obj_size * stripe_count, stripe_count};
     for (const auto& [offset, length] : ranges.all()) {
-      result = image.diff_iterate2(nullptr, offset, length, true, false, add_length, &used);
+      result = image.diff_iterate2(nullptr, offset, length, true, false, add_extent, &extents);
       if (result < 0) return failed(result);
     }
-    return used;
+    return extents.usage;
   });
 }
 

@@ -36,9 +36,9 @@ Status set_target_aside(const JobRecord& record, Cluster& cluster) {
   POOLSHIFT_TRY(cluster.set_metadata(record.target, kJobKey, record.job_id));
   const auto target = cluster.image(record.target);
   if (!target) return target.error();
-  const auto used = cluster.used_bytes(record.target);
+  const auto used = cluster.usage(record.target);
   if (!used) return used.error();
-  if (!target->watchers.empty() || *used != 0) {
+  if (!target->watchers.empty() || used->bytes != 0) {
     return Error{ErrorCode::busy,
                  fmt::format("target {} came into use while it was made ready", to_string(record.target)),
                  "Find out who uses it, or choose another target."};

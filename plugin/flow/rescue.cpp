@@ -73,9 +73,9 @@ Status look_at_target(Cluster& cluster, Rescue& rescue) {
     return refused(fmt::format("target {} is open in {}", name, fmt::join((*target)->watchers, ", ")),
                    "Nobody may use it: find out who does.");
   }
-  const auto used_bytes = cluster.used_bytes(rescue.target);
-  if (!used_bytes) return used_bytes.error();
-  if (*used_bytes == 0 && (*target)->parent.empty()) return {};
+  const auto used = cluster.usage(rescue.target);
+  if (!used) return used.error();
+  if (used->bytes == 0 && (*target)->parent.empty()) return {};
   if (!(*target)->snapshots.empty()) {
     return refused(fmt::format("target {} has snapshots", name),
                    "Somebody has worked with it: decide by hand which image is right.");

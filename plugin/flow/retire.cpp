@@ -103,16 +103,16 @@ Status grow_target(Swap& swap, Cluster& cluster) {
 // (docs/adr/0003-thin.md).
 Status make_thin(Swap& swap, Cluster& cluster) {
   JobRecord& record = swap.record;
-  auto used = cluster.used_bytes(record.target);
+  auto used = cluster.usage(record.target);
   if (!used) return used.error();
-  if (*used > record.source_used_bytes + record.source_used_bytes / kThickerThan) {
-    swap.show_progress({"making the target thin", 0, *used, 0, -1});
+  if (used->bytes > record.source_used_bytes + record.source_used_bytes / kThickerThan) {
+    swap.show_progress({"making the target thin", 0, used->bytes, 0, -1});
     POOLSHIFT_TRY(cluster.sparsify_image(record.target));
     record.sparsified = true;
-    used = cluster.used_bytes(record.target);
+    used = cluster.usage(record.target);
     if (!used) return used.error();
   }
-  record.target_used_bytes = *used;
+  record.target_used_bytes = used->bytes;
   return {};
 }
 

@@ -88,9 +88,9 @@ Status give_target_back(Swap& swap, Cluster& cluster) {
   if (target && job_of(*target) != record.job_id) return {};  // never tagged, given back already, or somebody else's
   if (target) {
     POOLSHIFT_TRY(prove_unused(swap, cluster, record.target));
-    const auto used = cluster.used_bytes(record.target);
+    const auto used = cluster.usage(record.target);
     if (!used) return used.error();
-    if (*used == 0) {
+    if (used->bytes == 0) {
       if (target->spec.size_bytes != record.target_spec.size_bytes) {
         POOLSHIFT_TRY(cluster.resize_image(record.target, record.target_spec.size_bytes));
       }
@@ -117,9 +117,9 @@ Status undo_switch(Swap& swap) {
 Status put_half_a_clone_away(Swap& swap, Cluster& cluster, const Image& target) {
   const JobRecord& record = swap.record;
   if (!record.copy_started || !job_of(target).empty() || !target.parent.empty()) return {};
-  const auto used = cluster.used_bytes(record.target);
+  const auto used = cluster.usage(record.target);
   if (!used) return used.error();
-  if (*used != 0 || target.spec.size_bytes != record.source_size_bytes) return {};
+  if (used->bytes != 0 || target.spec.size_bytes != record.source_size_bytes) return {};
   POOLSHIFT_TRY(prove_unused(swap, cluster, record.target));
   return cluster.move_to_trash(record.target);
 }

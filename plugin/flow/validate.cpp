@@ -91,7 +91,7 @@ class Validator {
     } else if (*obstacle) {
       warn((*obstacle)->name.c_str(), (*obstacle)->found, (*obstacle)->advice + " Engine mirror is used.");
       plan.engine_reason = fmt::format("no handover ({}): {}", (*obstacle)->name, (*obstacle)->found);
-    } else if (const auto why = why_mirror(source_used_bytes_, plan.target_spec.size_bytes);
+    } else if (const auto why = why_mirror(source_usage_.bytes, plan.target_spec.size_bytes);
                !asked_for && !why.empty()) {
       plan.engine_reason = why;
       pass("handover", fmt::format("the guest could be handed over, but engine mirror is used: {}", why));
@@ -169,7 +169,7 @@ class Validator {
     }
     const bool have_object_maps = (source_.spec.features & target.features & kFeatureObjectMap) != 0;
     if (why_not_offload.empty() && have_object_maps && request_.bandwidth_bytes_per_s == 0) {
-      why_not_offload = why_flatten(source_used_bytes_, target.size_bytes);
+      why_not_offload = why_flatten(source_usage_.bytes, target.size_bytes);
     }
     JobRecord& plan = out_.plan;
     plan.hydration = why_not_offload.empty() ? Hydration::offload : Hydration::flatten;
@@ -365,11 +365,11 @@ class Validator {
       }
     }
     if (out_.refused()) return {};
-    auto used = source_cluster_->used_bytes(name);
+    auto used = source_cluster_->usage(name);
     if (!used) return refuse_or_fail("source", used.error());
-    source_used_bytes_ = *used;
+    source_usage_ = *used;
     pass("source", fmt::format("source {} has {} bytes, {} used, {} client", to_string(name), source_.spec.size_bytes,
-                               source_used_bytes_, out_.plan.offline ? "no" : "one"));
+                               source_usage_.bytes, out_.plan.offline ? "no" : "one"));
     return {};
   }
 
@@ -428,9 +428,9 @@ class Validator {
       refuse("target_pool_flags", fmt::format("pool '{}' has the flag '{}'", name, flag),
              "Make room in it or add OSDs, then try again.");
     }
-    if (pool.quota_bytes != 0 && pool.stored_bytes >= pool.quota_bytes) {
+    if (pool.quota_bytes != 0 && pool.quota_used_bytes >= pool.quota_bytes) {
       refuse("quota_bytes",
-             fmt::format("pool '{}' holds {} of {} bytes that its quota allows", name, pool.stored_bytes,
+             fmt::format("pool '{}' holds {} of {} bytes that its quota allows", name, pool.quota_used_bytes,
                          pool.quota_bytes),
              fmt::format("Raise it with 'ceph osd pool set-quota {} max_bytes'.", name));
     }
@@ -485,10 +485,10 @@ class Validator {
     }
     check_target_state(*target);
     if (out_.refused()) return {};
-    auto used = target_cluster_->used_bytes(name);
+    auto used = target_cluster_->usage(name);
     if (!used) return refuse_or_fail("target", used.error());
-    if (*used != 0) {
-      refuse("target_empty", fmt::format("target {} holds {} bytes already", to_string(name), *used),
+    if (used->bytes != 0) {
+      refuse("target_empty", fmt::format("target {} holds {} bytes already", to_string(name), used->bytes),
              "Give an empty image: PoolShift never overwrites data.");
       return {};
     }
@@ -569,37 +569,28 @@ class Validator {
   Status check_room() {
     const bool thick_meanwhile =
         out_.plan.engine == kMirror && (!disk_.unmaps || (source_.spec.features & kFeatureFastDiff) == 0);
-    const auto least_bytes = source_used_bytes_ + std::max(source_used_bytes_ / 50, 64 * kMiB);
-    const auto most_bytes = thick_meanwhile ? source_.spec.size_bytes : least_bytes;
-    const auto quota_left_bytes =
-        data_pool_.quota_bytes > data_pool_.stored_bytes ? data_pool_.quota_bytes - data_pool_.stored_bytes : 0;
-    const bool has_quota = data_pool_.quota_bytes != 0;
+    const auto least_bytes = with_reserve(source_usage_.bytes);
     if (data_pool_.max_avail_bytes < least_bytes) {
       refuse("room",
              fmt::format("pool '{}' has room for {} bytes, the swap needs {}", data_pool_name_,
                          data_pool_.max_avail_bytes, least_bytes),
              "Make room in it or add OSDs.");
     }
-    if (has_quota && quota_left_bytes < least_bytes) {
-      refuse("quota_bytes",
-             fmt::format("pool '{}' has {} bytes left of its quota of {}, the swap needs {}", data_pool_name_,
-                         quota_left_bytes, data_pool_.quota_bytes, least_bytes),
-             fmt::format("Raise it with 'ceph osd pool set-quota {} max_bytes'.", data_pool_name_));
-    }
-    check_object_quota(thick_meanwhile ? source_.spec.size_bytes : source_used_bytes_);
+    auto room_bytes = data_pool_.max_avail_bytes;
+    if (data_pool_.quota_bytes != 0) room_bytes = std::min(room_bytes, check_quota_in_bytes());
+    if (data_pool_.quota_objects != 0) check_quota_in_objects(thick_meanwhile);
     if (out_.refused()) return {};
-    const auto room_bytes =
-        has_quota ? std::min(quota_left_bytes, data_pool_.max_avail_bytes) : data_pool_.max_avail_bytes;
-    if (room_bytes < most_bytes) {
+    if (thick_meanwhile && room_bytes < source_.spec.size_bytes) {
       refuse("room_while_copying",
              fmt::format("pool '{}' has room for {} bytes; the copy may take {} until it is made thin again",
-                         data_pool_name_, room_bytes, most_bytes),
+                         data_pool_name_, room_bytes, source_.spec.size_bytes),
              "Make room for the whole disk, or give the disk discard='unmap' and the source the feature fast-diff.");
       return {};
     }
     if (thick_meanwhile) {
       warn("thin",
-           fmt::format("the target may take up to {} bytes during the copy and is made thin after it", most_bytes),
+           fmt::format("the target may take up to {} bytes during the copy and is made thin after it",
+                       source_.spec.size_bytes),
            "Give the disk discard='unmap' and the source the feature fast-diff to avoid it.");
     }
     pass("room",
@@ -607,11 +598,31 @@ class Validator {
     return {};
   }
 
-  void check_object_quota(std::uint64_t data_bytes) {
-    if (data_pool_.quota_objects == 0) return;
+  static std::uint64_t with_reserve(std::uint64_t bytes) { return bytes + std::max(bytes / 50, 64 * kMiB); }
+
+  // Gives what is left of it. Larger objects than the source's may get holes, which count.
+  std::uint64_t check_quota_in_bytes() {
+    const auto order = out_.plan.target_spec.order;
+    const auto needed =
+        with_reserve(order > source_.spec.order ? std::min(source_usage_.objects << order, source_.spec.size_bytes)
+                                                : source_usage_.bytes);
+    const auto left = data_pool_.quota_bytes - std::min(data_pool_.quota_bytes, data_pool_.quota_used_bytes);
+    if (left < needed) {
+      refuse("quota_bytes",
+             fmt::format("pool '{}' has {} bytes left of its quota of {}, the swap needs {}", data_pool_name_, left,
+                         data_pool_.quota_bytes, needed),
+             fmt::format("Raise it with 'ceph osd pool set-quota {} max_bytes'.", data_pool_name_));
+    }
+    return left;
+  }
+
+  void check_quota_in_objects(bool thick_meanwhile) {
     constexpr std::uint64_t kHeaderObjects = 4;  // header, id, object map, directory
-    const auto needed = (data_bytes >> out_.plan.target_spec.order) + 1 + kHeaderObjects;
-    const auto left = data_pool_.quota_objects > data_pool_.objects ? data_pool_.quota_objects - data_pool_.objects : 0;
+    const auto order = out_.plan.target_spec.order;
+    const auto most = (source_.spec.size_bytes >> order) + 1;
+    const auto data = (source_usage_.objects << std::max(source_.spec.order, order)) >> order;
+    const auto needed = (thick_meanwhile ? most : std::min(data, most)) + kHeaderObjects;
+    const auto left = data_pool_.quota_objects - std::min(data_pool_.quota_objects, data_pool_.objects);
     if (left >= needed) return;
     refuse("quota_objects",
            fmt::format("pool '{}' has {} objects left of its quota of {}, the swap needs {}", data_pool_name_, left,
@@ -629,7 +640,7 @@ class Validator {
     plan.domain_name = domain_.name;
     plan.source_watcher = plan.offline ? "" : source_.watchers.front();
     plan.source_size_bytes = source_.spec.size_bytes;
-    plan.source_used_bytes = source_used_bytes_;
+    plan.source_used_bytes = source_usage_.bytes;
     plan.source_unmaps = disk_.unmaps;
     return {};
   }
@@ -645,7 +656,7 @@ class Validator {
   std::unique_ptr<Cluster> other_cluster_;
   Cluster* target_cluster_ = nullptr;
   Image source_;
-  std::uint64_t source_used_bytes_ = 0;
+  Usage source_usage_;
   std::string data_pool_name_;  // where the target's data goes
   Pool data_pool_;
 };

@@ -56,10 +56,16 @@ struct Pool {
   bool backfillfull = false;
   bool nearfull = false;
   std::uint64_t max_avail_bytes = 0;
-  std::uint64_t stored_bytes = 0;
   std::uint64_t objects = 0;
-  std::uint64_t quota_bytes = 0;    // 0: none
-  std::uint64_t quota_objects = 0;  // 0: none
+  std::uint64_t quota_bytes = 0;       // 0: none
+  std::uint64_t quota_objects = 0;     // 0: none
+  std::uint64_t quota_used_bytes = 0;  // as a quota counts (see Usage); 0: no quota
+};
+
+// What an image holds, what its parent provides included.
+struct Usage {
+  std::uint64_t bytes = 0;    // each object up to its end, which is what a quota counts
+  std::uint64_t objects = 0;  // that hold them; of a striped image, that may
 };
 
 struct HealthCheck {
@@ -102,8 +108,7 @@ class Cluster {
   virtual Status may_write(const std::string& pool, const std::string& rbd_namespace) = 0;
 
   virtual Result<Image> image(const ImageName& name) = 0;
-  // Bytes allocated to the image, what its parent provides included. Exact to the extent inside objects.
-  virtual Result<std::uint64_t> used_bytes(const ImageName& name) = 0;
+  virtual Result<Usage> usage(const ImageName& name) = 0;
 
   // Fails with `exists` when the name is taken.
   virtual Status create_image(const ImageName& name, const ImageSpec& spec) = 0;

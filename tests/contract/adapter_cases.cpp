@@ -36,9 +36,9 @@ Image image_of(Cluster& cluster, const ImageName& name) {
 }
 
 std::uint64_t used_by(Cluster& cluster, const ImageName& name) {
-  const auto used = cluster.used_bytes(name);
+  const auto used = cluster.usage(name);
   if (!used) FAIL(used.error().message);
-  return *used;
+  return used->bytes;
 }
 
 MirrorOptions to(const ImageName& target) {
@@ -515,6 +515,34 @@ TEST_CASE("used bytes are exact, quick and count the parent", "[storage]") {
   CHECK(used_by(*cluster, plain) == kMiB);
   WARN(fmt::format("500 GiB with an object map: {} ms; 8 GiB without: {} ms", mapped_ms,
                    world().system().monotonic_ms() - plain_start));
+}
+
+TEST_CASE("what an image uses is what a quota counts", "[storage]") {
+  auto cluster = connect();
+  const auto pool = world().other_pool();
+  ImageSpec spec;
+  spec.size_bytes = 64 * kMiB;
+  spec.features = GENERATE(std::uint64_t{61}, std::uint64_t{1});
+  const bool striped = GENERATE(false, true);
+  CAPTURE(spec.features, striped);
+  if (striped) {
+    spec.stripe_unit = 64 * kKiB;
+    spec.stripe_count = 2;
+  }
+  const ImageName name{pool, "", unique("contract")};
+  REQUIRE_OK(cluster->create_image(name, spec));
+  ceph("osd pool set-quota " + pool + " max_bytes 1073741824");
+  const auto counted_before = cluster->pool(pool)->quota_used_bytes;
+  // At the ends of two objects; striped, in the middle of them.
+  run("qemu-io -f raw -c 'write 4092k 4k' -c 'write 20476k 4k' 'rbd:" + to_string(name) +
+      ":conf=" + variable("STACK_CEPH_CONF") + "' >/dev/null");
+  const auto usage = cluster->usage(name);
+  CHECK(usage->bytes == (striped ? 4 * kMiB : 8 * kMiB));
+  CHECK(usage->objects == (striped ? 4 : 2));  // of the two of a stripe either may be meant
+  CHECK(wait_until([&] { return cluster->pool(pool)->quota_used_bytes >= counted_before + usage->bytes; }));
+  ceph("osd pool set-quota " + pool + " max_bytes 0");
+  CHECK(cluster->pool(pool)->quota_used_bytes == 0);
+  REQUIRE_OK(cluster->move_to_trash(name));
 }
 
 TEST_CASE("sparsify gives back zeroes under a guest", "[storage]") {

@@ -391,10 +391,10 @@ TEST_CASE("an overlay takes the guest's writes and brings them down", "[hypervis
     CHECK_FALSE(disk.mirror);
   }
   const auto empty_bytes = *world().system().file_bytes(overlay);
-  const auto used_bytes = *cluster->used_bytes(image);
+  const auto used_bytes = cluster->usage(image)->bytes;
   CHECK(writes_on(uuid, 256 * 1024));
   CHECK(*world().system().file_bytes(overlay) > empty_bytes);
-  CHECK(*cluster->used_bytes(image) == used_bytes);
+  CHECK(cluster->usage(image)->bytes == used_bytes);
   CHECK(cluster->image(image)->watchers == watchers);
 
   const bool paused = GENERATE(false, true);
@@ -416,7 +416,7 @@ TEST_CASE("an overlay takes the guest's writes and brings them down", "[hypervis
     CHECK(disk.unmaps);
   }
   CHECK(cluster->image(image)->watchers == watchers);
-  CHECK(*cluster->used_bytes(image) > used_bytes);
+  CHECK(cluster->usage(image)->bytes > used_bytes);
   REQUIRE_OK(hypervisor.commit_overlay(uuid, "vda"));
   REQUIRE_OK(hypervisor.resume(uuid));
   CHECK(writes_on(uuid, 1));
@@ -447,7 +447,7 @@ TEST_CASE("a shallow copy onto a clone has nothing to copy", "[hypervisor]") {
   CHECK(ready.mirror->image == clone);
   CHECK(ready.file_path == overlay);
   CHECK_FALSE(*cluster->has_own_data(clone));
-  CHECK(*cluster->used_bytes(clone) == *cluster->used_bytes(source));
+  CHECK(cluster->usage(clone)->bytes == cluster->usage(source)->bytes);
   CHECK(cluster->image(clone)->watchers.size() == 1);
   CHECK(cluster->image(source)->watchers == source_watchers);
   CHECK(*world().system().file_bytes(overlay) == empty_bytes);
@@ -505,7 +505,7 @@ TEST_CASE("without an overlay a shallow copy is a full one", "[hypervisor]") {
   options.shallow = true;
   REQUIRE_OK(hypervisor.start_mirror(domain_of(guest).uuid, "vda", options));
   REQUIRE(wait_until([&] { return is_ready(guest); }));
-  CHECK(*cluster->used_bytes(target) == 8 * kMiB);
+  CHECK(cluster->usage(target)->bytes == 8 * kMiB);
 }
 
 TEST_CASE("a guest that is off with its overlay is told of another image", "[hypervisor]") {

@@ -14,9 +14,9 @@ Image image_of(Cluster& cluster, const ImageName& name) {
 }
 
 std::uint64_t used_by(Cluster& cluster, const ImageName& name) {
-  const auto used = cluster.used_bytes(name);
+  const auto used = cluster.usage(name);
   if (!used) FAIL(used.error().message);
-  return *used;
+  return used->bytes;
 }
 
 bool has_own_data(Cluster& cluster, const ImageName& name) {
@@ -130,7 +130,7 @@ TEST_CASE("what does not exist is not found", "[storage]") {
   auto cluster = connect();
   CHECK_ERROR(cluster->image(missing_image()), ErrorCode::not_found);
   CHECK_ERROR(cluster->image({"no-such-pool", "", "image"}), ErrorCode::not_found);
-  CHECK_ERROR(cluster->used_bytes(missing_image()), ErrorCode::not_found);
+  CHECK_ERROR(cluster->usage(missing_image()), ErrorCode::not_found);
   CHECK_ERROR(cluster->rename_image(missing_image(), {world().pool(), "", "other"}), ErrorCode::not_found);
   CHECK_ERROR(cluster->resize_image(missing_image(), kGiB), ErrorCode::not_found);
   CHECK_ERROR(cluster->sparsify_image(missing_image()), ErrorCode::not_found);

@@ -18,7 +18,8 @@
 
 namespace poolshift::contract {
 
-constexpr std::uint64_t kMiB = 1024 * 1024;
+constexpr std::uint64_t kKiB = 1024;
+constexpr std::uint64_t kMiB = 1024 * kKiB;
 constexpr std::uint64_t kGiB = 1024 * kMiB;
 
 struct GuestDisk {

@@ -134,15 +134,15 @@ class FakeCluster : public Cluster {
     });
   }
 
-  Result<std::uint64_t> used_bytes(const ImageName& name) override {
-    return world_.call([&]() -> Result<std::uint64_t> {
-      std::uint64_t used = 0;
+  Result<Usage> usage(const ImageName& name) override {
+    return world_.call([&]() -> Result<Usage> {
+      Usage usage;
       auto status = on_image(name, [&](FakeImage& fake) -> Status {
-        used = world_.allocated_blocks(fake) * kBlockBytes;
+        usage = world_.usage(fake);
         return {};
       });
       if (!status) return status.error();
-      return used;
+      return usage;
     });
   }
 

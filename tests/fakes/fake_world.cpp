@@ -117,13 +117,18 @@ std::uint64_t FakeWorld::read(const FakeDisk& disk, std::uint64_t block) const {
   return disk.shown.image ? read(*disk.shown.image, block) : 0;
 }
 
-std::uint64_t FakeWorld::allocated_blocks(const FakeLayer& layer) const {
-  if (layer.parent.empty() && layer.unmapped.empty()) return layer.blocks.size();
+Usage FakeWorld::usage(const FakeLayer& layer) const {
   const auto own_blocks = layer.blocks.empty() ? 0 : layer.blocks.rbegin()->first + 1;
   const auto end = std::max(own_blocks, (layer.parent_bytes + kBlockBytes - 1) / kBlockBytes);
-  std::uint64_t allocated = 0;
-  for (std::uint64_t block = 0; block < end; ++block) allocated += stored(layer, block) ? 1 : 0;
-  return allocated;
+  Usage usage;
+  std::uint64_t next_object = 0;
+  for (std::uint64_t block = 0; block < end; ++block) {
+    if (!stored(layer, block)) continue;
+    usage.bytes += kBlockBytes;
+    if (block / kObjectBlocks >= next_object) ++usage.objects;
+    next_object = block / kObjectBlocks + 1;
+  }
+  return usage;
 }
 
 bool FakeWorld::is_open(const FakeImage& image) {

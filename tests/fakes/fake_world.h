@@ -163,7 +163,7 @@ class FakeWorld {
   std::uint64_t read(const ImageName& name, std::uint64_t block) const;
   // As the guest would read it, or will when it is started again.
   std::uint64_t read(const FakeDisk& disk, std::uint64_t block) const;
-  std::uint64_t allocated_blocks(const FakeLayer& layer) const;
+  Usage usage(const FakeLayer& layer) const;
 
   // --- what happens
   void advance(std::int64_t duration_ms);

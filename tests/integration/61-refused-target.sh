@@ -43,14 +43,18 @@ test_not_empty_by_one_block() {
 }
 
 test_watched() {
-  local stdin # at whose end it would end
   mkfifo "$T/stdin"
-  exec {stdin}<>"$T/stdin"
-  rbd -c "$STACK_CEPH_CONF" watch "$target" <&"$stdin" &
-  at_end wait $!
-  at_end kill $!
+  exec {watch_stdin}<>"$T/stdin"
+  rbd -c "$STACK_CEPH_CONF" watch "$target" <&"$watch_stdin" &
+  at_end end_watch $!
   until_true 20 has_watchers "$target" 1
   refused target_watchers 'open in 1 client' "$target"
+}
+
+# It ends by a key; killed, it would leave its watch for 30 s.
+end_watch() {
+  echo >&"$watch_stdin"
+  wait "$1"
 }
 
 test_locked() {
@@ -132,7 +136,7 @@ no_pool_has_flag() {
   ! ceph_admin osd dump --format json | jq -e --arg flag "$1" '[.pools[].flags_names | split(",")[]] | index($flag) != null'
 }
 
-stored() { ceph_admin df --format json | jq '.pools[] | select(.name == "volumes-ssd").stats.stored'; }
+counted_bytes() { ceph_admin osd pool get-quota volumes-ssd --format json | jq .current_num_bytes; }
 objects() { ceph_admin df --format json | jq '.pools[] | select(.name == "volumes-ssd").stats.objects'; }
 set_quota() { ceph_admin osd pool set-quota volumes-ssd "$1" "$2"; }
 drop_quotas() {
@@ -140,7 +144,7 @@ drop_quotas() {
   set_quota max_objects 0
   until_true 30 no_pool_has_flag full
 }
-pool_holds_something() { (($(stored) > MiB && $(objects) > 3)); }
+pool_holds_something() { (($(counted_bytes) > MiB && $(objects) > 3)); }
 
 test_over_its_quota_in_bytes() {
   until_true 30 pool_holds_something
@@ -163,7 +167,7 @@ test_over_its_quota_in_objects() {
 # Not over it yet, but the swap would be.
 test_quota_in_bytes_too_small() {
   at_end drop_quotas
-  set_quota max_bytes $(($(stored) + 60 * MiB))
+  set_quota max_bytes $(($(counted_bytes) + 60 * MiB))
   refused quota_bytes 'left of its quota' "$target"
 }
 
@@ -176,7 +180,7 @@ test_quota_in_objects_too_small() {
 # Enough for the data, not for a copy that is thick meanwhile (the disk has no discard='unmap').
 test_quota_too_small_while_copying() {
   at_end drop_quotas
-  set_quota max_bytes $(($(stored) + 100 * MiB))
+  set_quota max_bytes $(($(counted_bytes) + 100 * MiB))
   refused room_while_copying 'the copy may take' "$target"
 }
 

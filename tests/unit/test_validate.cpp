@@ -140,12 +140,12 @@ const Refusal kRefusals[] = {
     {"quota_bytes", "of its quota",
      [](Setting& s) {
        s.pool().quota_bytes = 8 * fakes::kBlockBytes;
-       s.pool().stored_bytes = fakes::kBlockBytes;
+       s.pool().quota_used_bytes = fakes::kBlockBytes;
      }},
     {"quota_bytes", "bytes that its quota allows",
      [](Setting& s) {
        s.pool().quota_bytes = 1;
-       s.pool().stored_bytes = 1;
+       s.pool().quota_used_bytes = 1;
      }},
     {"quota_objects", "objects left",
      [](Setting& s) {
@@ -245,6 +245,36 @@ const Refusal kObstacles[] = {
        s.target().spec.order = 23;
      }},
 };
+
+TEST_CASE("what is left of a quota is enough for the objects that there will be") {
+  Setting setting;
+  constexpr std::uint64_t kMiB = 1ULL << 20;
+  constexpr std::uint64_t kReserveBytes = 64 * kMiB;
+  constexpr std::uint64_t kHeaderObjects = 4;
+  for (auto* image : {&setting.source(), &setting.target()}) image->spec.size_bytes = 1ULL << 30;
+  setting.source().blocks.clear();
+  for (std::uint64_t object = 0; object < 10; ++object) setting.source().blocks[object * fakes::kObjectBlocks] = 1;
+  const auto refused_with = [&](std::uint64_t left_bytes, std::uint64_t left_objects) -> std::string {
+    setting.pool().quota_used_bytes = 1000;
+    setting.pool().quota_bytes = setting.pool().quota_used_bytes + left_bytes;
+    setting.pool().objects = 100;
+    setting.pool().quota_objects = setting.pool().objects + left_objects;
+    const auto validation = setting.validate_now();
+    REQUIRE(validation);
+    return validation->refused() ? validation->checks.back().name : "";
+  };
+  const auto enough_bytes = 10 * fakes::kBlockBytes + kReserveBytes;
+  CHECK(refused_with(enough_bytes, 10 + kHeaderObjects).empty());
+  CHECK(refused_with(enough_bytes - 1, 10 + kHeaderObjects) == "quota_bytes");
+  CHECK(refused_with(enough_bytes, 10 + kHeaderObjects - 1) == "quota_objects");
+  setting.target().spec.order = 21;  // each object may become two
+  CHECK(refused_with(enough_bytes, 20 + kHeaderObjects).empty());
+  CHECK(refused_with(enough_bytes, 20 + kHeaderObjects - 1) == "quota_objects");
+  setting.target().spec.order = 23;  // each may lie at the end of a larger one
+  const auto more_bytes = 10 * 8 * kMiB + kReserveBytes;
+  CHECK(refused_with(more_bytes, 10 + kHeaderObjects).empty());
+  CHECK(refused_with(more_bytes - 1, 10 + kHeaderObjects) == "quota_bytes");
+}
 
 TEST_CASE("what a handover needs") {
   for (const auto& obstacle : kObstacles) {
