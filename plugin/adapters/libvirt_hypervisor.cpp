@@ -398,7 +398,6 @@ Status LibvirtHypervisor::start_mirror(const std::string& uuid, const std::strin
   if (!added) return disk_error(*domain, disk, "copy");
 
   unsigned int flags = VIR_DOMAIN_BLOCK_COPY_REUSE_EXT | VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB;
-  if (options.synchronous_writes) flags |= VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES;
   if (options.shallow) flags |= VIR_DOMAIN_BLOCK_COPY_SHALLOW;
   const auto xml = mirror_target_xml(options, conf_path_below(*live, disk));
   if (virDomainBlockCopy(domain->get(), disk.c_str(), xml.c_str(), params.data(), params.size(), flags) != 0) {

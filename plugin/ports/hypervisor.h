@@ -67,7 +67,6 @@ struct MirrorOptions {
   std::uint64_t bandwidth_bytes_per_s = 0;  // 0: no limit
   std::uint32_t granularity_bytes = 0;      // 0: QEMU's default (64 KiB)
   std::uint64_t buffer_bytes = 0;           // 0: QEMU's default (16 MiB)
-  bool synchronous_writes = false;          // the guest's writes go to both images from the start
   bool shallow = false;                     // only the topmost image of the disk; below it the target has the same data
 };
 

@@ -181,8 +181,7 @@ TEST_CASE("a copy becomes ready and is switched to", "[hypervisor]") {
   const auto source = new_image(*cluster, world().pool(), kGiB);
   const auto target = new_image(*cluster, world().other_pool(), kGiB);
   const bool unmaps = GENERATE(false, true);
-  const bool synchronous = GENERATE(false, true);
-  CAPTURE(unmaps, synchronous);
+  CAPTURE(unmaps);
   const auto guest =
       world().start_guest({{.target = "vda", .image = source, .unmaps = unmaps, .fill_bytes = 32 * kMiB}});
   const auto before = domain_of(guest);
@@ -190,7 +189,6 @@ TEST_CASE("a copy becomes ready and is switched to", "[hypervisor]") {
   auto options = to(target);
   options.granularity_bytes = kMiB;
   options.buffer_bytes = 64 * kMiB;
-  options.synchronous_writes = synchronous;
   REQUIRE_OK(hypervisor.start_mirror(before.uuid, "vda", options));
   const auto copying = disk_of(guest, "vda");
   REQUIRE(copying.mirror);

@@ -79,13 +79,7 @@ void FakeWorld::write_block(FakeDomain& domain, FakeDisk& disk, std::uint64_t bl
   } else {
     store(*image(*disk.shown.image), block, stamp);
   }
-  if (disk.mirror) {
-    if (disk.mirror->options.synchronous_writes) {
-      store(*image(disk.mirror->options.target), block, stamp);
-    } else {
-      disk.mirror->dirty.insert(block);
-    }
-  }
+  if (disk.mirror) disk.mirror->dirty.insert(block);
   disk.acknowledged[block] = stamp;
   disk.counters.written_bytes += kBlockBytes;
   disk.counters.write_requests += 1;
