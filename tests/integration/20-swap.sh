@@ -122,7 +122,9 @@ test_two_disks_of_one_guest_at_once() {
     --disk "vdb=volumes-hdd/two-vdb-$kFileTag,discard=unmap" \
     --workload "vda=mode=random,rate=100,span=64M,fill=64M" --workload "vdb=mode=random,rate=100,span=64M,fill=64M" \
     --wait-filled
+  remember_jobs
   start_swap "$web" vda "volumes-ssd/two-vda-$kFileTag" --create --bandwidth 20M
+  wait_for_job
   first=$swap_pid
   mv "$T/swap.out" "$T/vda.out"
   start_swap "$web" vdb "volumes-ssd/two-vdb-$kFileTag" --create --bandwidth 20M

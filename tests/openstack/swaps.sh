@@ -136,14 +136,14 @@ test_swap_for_a_larger_volume() {
 
 # No room in the target pool: refused by PoolShift or, when it has looked since, by Cinder's scheduler.
 test_target_pool_over_quota() {
-  local to pool stored
+  local to pool counted_bytes
   to=$(other_type)
   pool=volumes-$to
   pool_is_counted
-  stored=$(ceph_admin df --format json | jq --arg pool "$pool" '.pools[] | select(.name == $pool).stats.stored')
+  counted_bytes=$(ceph_admin osd pool get-quota "$pool" --format json | jq .current_num_bytes)
   at_end service restart cinder-volume # the scheduler hears of the room again
   at_end ceph_admin osd pool set-quota "$pool" max_bytes 0
-  ceph_admin osd pool set-quota "$pool" max_bytes $((stored + 16 * MiB))
+  ceph_admin osd pool set-quota "$pool" max_bytes $((counted_bytes + 16 * MiB))
   refused "$volume" retype_without_room "$to" "$pool"
   assert_of_one_mind
 }
@@ -305,9 +305,11 @@ test_nova_compute_dies_after_the_pivot() {
   assert_settles
 }
 
+# A libvirtd that dies within the call that begins the copy leaves one that it does not know: such a job is held (ADR 7).
 dies_while_copying() {
   local job
   begin_slow_retype copy engine=mirror
+  until_true 60 copied_some
   service kill "$1"
   service start "$1"
   assert_settles
