@@ -159,8 +159,9 @@ has_reported() {
     from services where \`binary\` = '$4' and deleted = 0") == 1 ]]
 }
 
-# By the database's clock, which has no fractions of a second here.
-note_time() { date -u -d '-1 second' '+%F %T' >"$1/run/$2.since"; }
+# By the database's clock, which has no fractions of a second here: from the next second on, in which whoever was there
+# before can have reported nothing.
+note_time() { date -u -d '+1 second' '+%F %T' >"$1/run/$2.since"; }
 
 # await DIR NAME SECONDS: until the service is ready; fails at once when it has ended.
 await() {

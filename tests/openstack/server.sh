@@ -20,9 +20,10 @@ boot() {
   export S=$OPENSTACK_POOLSHIFT_STATE_DIR POOLSHIFT_STATE_DIR=$OPENSTACK_POOLSHIFT_STATE_DIR
   POOLSHIFT_OVERLAY_DIR=$OPENSTACK_POOLSHIFT_OVERLAY_DIR
   # Short: a guest was seen without the end of a long command line after a hard reboot.
-  # Hot: within what was filled, so that no image grows beside what a test does about room.
+  # Hot: within what was filled, so that no image grows beside what a test does about room;
+  # the data of $second is spread over it, so that a copy's progress is seen.
   local work=mode=hot,rate=9,fill=8M
-  server image writer vdb=mode=random,rate=50,span=48M,fill=48M "vdc=$work" "vdd=$work"
+  server image writer vdb=mode=random,rate=50,span=48M,fill=48M "vdc=$work,spread=1G" "vdd=$work"
   at_end openstack image delete writer
   openstack volume type create any
   at_end openstack volume type delete any
