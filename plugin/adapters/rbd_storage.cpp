@@ -450,6 +450,7 @@ class RbdCluster final : public Cluster {
   Error open_error(librados::IoCtx& pool, const ImageName& name, int result);
   std::optional<std::string> id_of(librados::IoCtx& pool, const ImageName& name);
   static int end_rename(librados::IoCtx& pool, const ImageName& from, const ImageName& to, const std::string& id);
+  static int find_snapshot(librbd::Image& image, const std::string& name, std::uint64_t& snapshot_id);
   Result<Json> ask_monitors(const Json& command);
   Result<std::vector<std::string>> watchers_of(librbd::Image& image, const ImageName& name);
   Status read_spec(librbd::Image& image, const ImageName& name, Image& description);
@@ -1032,17 +1033,40 @@ Status RbdCluster::create_snapshot(const ImageName& name, const std::string& sna
   });
 }
 
+// librbd takes a snapshot out of sight before it removes it: a client that dies in between leaves it there, under a
+// name of librbd's own. -ENOENT when there is none of either kind.
+int RbdCluster::find_snapshot(librbd::Image& image, const std::string& name, std::uint64_t& snapshot_id) {
+  std::vector<librbd::snap_info_t> snapshots;
+  int result = image.snap_list(snapshots);
+  if (result < 0) return result;
+  for (const auto& snapshot : snapshots) {
+    librbd::snap_namespace_type_t kind{};
+    std::string found = snapshot.name;
+    result = image.snap_get_namespace_type(snapshot.id, &kind);
+    if (result == 0 && kind == RBD_SNAP_NAMESPACE_TYPE_TRASH) {
+      result = image.snap_get_trash_namespace(snapshot.id, &found);
+    }
+    if (result == -ENOENT) continue;  // removed meanwhile
+    if (result < 0) return result;
+    snapshot_id = snapshot.id;
+    if (found == name) return 0;
+  }
+  return -ENOENT;
+}
+
 Status RbdCluster::remove_snapshot(const ImageName& name, const std::string& snapshot) {
   const auto what = fmt::format("Cannot remove snapshot '{}@{}'", to_string(name), snapshot);
   return guarded(what, [&]() -> Status {
+    std::uint64_t snapshot_id = 0;
     {
       // librbd would not refuse: it takes a snapshot that has clones of format 2 out of sight and keeps it.
       auto open = open_image(name, For::reading);
       if (!open) return open.error();
       auto& image = (*open)->image;
       std::vector<librbd::linked_image_spec_t> clones;
-      int result = image.snap_set(snapshot.c_str());
+      int result = find_snapshot(image, snapshot, snapshot_id);
       if (result == -ENOENT) return {};
+      if (result == 0) result = image.snap_set_by_id(snapshot_id);
       if (result == 0) result = image.list_children3(&clones);
       if (result < 0) return make_error(result, what);
       if (!clones.empty()) {
@@ -1055,7 +1079,7 @@ Status RbdCluster::remove_snapshot(const ImageName& name, const std::string& sna
     }
     auto open = open_image(name, For::writing);
     if (!open) return open.error();
-    const int result = (*open)->image.snap_remove(snapshot.c_str());
+    const int result = (*open)->image.snap_remove_by_id(snapshot_id);
     if (result < 0 && result != -ENOENT) return make_error(result, what);
     return {};
   });

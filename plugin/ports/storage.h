@@ -130,7 +130,7 @@ class Cluster {
 
   // Fails with `exists` when the image has a snapshot of that name. Made by the client that has the image open.
   virtual Status create_snapshot(const ImageName& name, const std::string& snapshot) = 0;
-  // Ok when it is not there. Fails with `busy` when it has clones.
+  // Ok when it is not there. Ends the removal that a client died over. Fails with `busy` when it has clones.
   virtual Status remove_snapshot(const ImageName& name, const std::string& snapshot) = 0;
   // A clone (format 2: the snapshot needs no protection) with the layout and features of `spec`; its size is the
   // snapshot's and its metadata librbd's business. Fails with `exists` when the name is taken.

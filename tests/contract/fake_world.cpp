@@ -53,6 +53,10 @@ class FakeContractWorld final : public World {
     fake_.half_trashed.insert(name);
   }
   void half_rename(const ImageName& listed, const ImageName& other) override { fake_.half_renamed[other] = listed; }
+  void half_remove_snapshot(const ImageName& name, const std::string& snapshot) override {
+    (void)connect()->remove_snapshot(name, snapshot);
+    fake_.image(name)->half_removed.insert(snapshot);
+  }
   void stop_hypervisor() override { fake_.hypervisor_away_until_ms = fake_.now_ms + 1'000'000'000; }
   void start_hypervisor() override { fake_.hypervisor_away_until_ms = 0; }
 

@@ -8,6 +8,7 @@
 #include <array>
 #include <filesystem>
 #include <fstream>
+#include <rados/librados.hpp>
 #include <stdexcept>
 
 #include "adapters/libvirt_hypervisor.h"
@@ -152,6 +153,22 @@ class RealWorld final : public World {
   void half_rename(const ImageName& listed, const ImageName& other) override {
     const auto rados = fmt::format("rados -c {} -p {}", shell_quoted(variable("STACK_CEPH_CONF")), listed.pool);
     run(fmt::format("{} get rbd_id.{} - | {} put rbd_id.{} -", rados, listed.image, rados, other.image));
+  }
+  // What librbd asks of the OSDs first when it removes a snapshot.
+  void half_remove_snapshot(const ImageName& name, const std::string& snapshot) override {
+    const auto image_id = rbd(fmt::format("info {} | sed -n 's/.*[^_]id: //p'", to_string(name)));
+    const auto id = std::stoull(rbd(fmt::format("snap ls {} | grep -w {}", to_string(name), snapshot)));
+    librados::bufferlist input;
+    librados::bufferlist output;
+    for (unsigned byte = 0; byte < sizeof id; ++byte) input.append(static_cast<char>(id >> (8 * byte)));
+    librados::Rados cluster;
+    librados::IoCtx pool;
+    int result = cluster.init("admin");
+    if (result == 0) result = cluster.conf_read_file(variable("STACK_CEPH_CONF").c_str());
+    if (result == 0) result = cluster.connect();
+    if (result == 0) result = cluster.ioctx_create(name.pool.c_str(), pool);
+    if (result == 0) result = pool.exec("rbd_header." + image_id, "rbd", "snapshot_trash_add", input, output);
+    if (result < 0) throw std::runtime_error(fmt::format("cannot take {}@{} out of sight", to_string(name), snapshot));
   }
   void stop_hypervisor() override { stack("libvirtd", "stop"); }
   void start_hypervisor() override { stack("libvirtd", "start"); }

@@ -240,6 +240,22 @@ TEST_CASE("a move to the trash that a client died over is ended", "[storage]") {
   REQUIRE_OK(cluster->create_image(name, image.spec));
 }
 
+TEST_CASE("a removal of a snapshot that a client died over is ended", "[storage]") {
+  auto cluster = connect();
+  const auto name = new_image(*cluster, world().pool(), kMiB);
+  REQUIRE_OK(cluster->create_snapshot(name, "one"));
+  REQUIRE_OK(cluster->create_snapshot(name, "two"));
+  world().half_remove_snapshot(name, "one");
+  CHECK_ERROR(cluster->snapshot_objects(name, "one"), ErrorCode::not_found);
+  CHECK(image_of(*cluster, name).snapshots.size() == 2);
+  REQUIRE_OK(cluster->remove_snapshot(name, "one"));
+  CHECK(image_of(*cluster, name).snapshots == std::vector<std::string>{"two"});
+  REQUIRE_OK(cluster->remove_snapshot(name, "one"));
+  CHECK(image_of(*cluster, name).snapshots == std::vector<std::string>{"two"});
+  REQUIRE_OK(cluster->remove_snapshot(name, "two"));
+  CHECK(image_of(*cluster, name).snapshots.empty());
+}
+
 TEST_CASE("an image that a guest uses", "[storage]") {
   auto cluster = connect();
   const ImageName name{world().pool(), "", unique("contract")};

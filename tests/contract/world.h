@@ -71,6 +71,8 @@ class World {
   virtual void half_trash(const ImageName& name, const std::string& id) = 0;
   // Gives the image both names, as a client leaves it that dies while it renames it; the pool's list has one.
   virtual void half_rename(const ImageName& listed, const ImageName& other) = 0;
+  // Takes the snapshot out of sight, as a client leaves it that dies while it removes it.
+  virtual void half_remove_snapshot(const ImageName& name, const std::string& snapshot) = 0;
   virtual void stop_hypervisor() = 0;
   virtual void start_hypervisor() = 0;
 };

@@ -232,6 +232,7 @@ struct Stage {
       CHECK_FALSE(name.image.starts_with("poolshift."));
       CHECK_FALSE(image.spec.metadata.contains(kJobKey));
       CHECK(image.snapshots.empty());
+      CHECK(image.half_removed.empty());
       CHECK(image.parent.empty());
     }
     CHECK(world.half_trashed.empty());

@@ -123,6 +123,7 @@ class FakeCluster : public Cluster {
                                       [](const auto& watcher) { return watcher.first.starts_with("qemu-"); });
         if (open && (fake.spec.features & kExclusiveLock) != 0) found.lockers.push_back("client.qemu");
         found.snapshots = fake.snapshots;
+        for (const auto& snapshot : fake.half_removed) found.snapshots.push_back("hidden." + snapshot);
         found.parent = fake.parent;
         found.group = fake.group;
         found.migrating = fake.migrating;
@@ -278,8 +279,10 @@ class FakeCluster : public Cluster {
         if (world_.has_clones(snapshot_name(name, snapshot))) {
           return Error{ErrorCode::busy, fmt::format("{} has clones", snapshot_name(name, snapshot)), "Flatten them."};
         }
-        std::erase(fake.snapshots, snapshot);
+        const bool was_there = std::erase(fake.snapshots, snapshot) != 0;
         fake.frozen.erase(snapshot);
+        fake.half_removed.erase(snapshot);
+        if (was_there && world_.torn_now()) fake.half_removed.insert(snapshot);  // librbd takes it out of sight first
         return {};
       });
     });

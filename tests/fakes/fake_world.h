@@ -48,6 +48,7 @@ struct FakeImage : FakeLayer {
   std::vector<std::string> lockers;
   std::vector<std::string> snapshots;
   std::map<std::string, FakeSnapshot> frozen;  // what the snapshots hold
+  std::set<std::string> half_removed;          // snapshots that were taken out of sight and are still there
   bool flattening = false;                     // librbd is at it, whoever waits for it
   std::uint64_t flattened_objects = 0;
   std::string group;

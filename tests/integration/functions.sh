@@ -114,7 +114,7 @@ end_file() {
 
 # run_tests [SETUP]: all test_* of the file, as TAP. SETUP runs before them, once; when it fails so do all.
 run_tests() {
-  local function functions began number=0 failed=0 outcome setup=${1:-}
+  local function functions began number=0 failed=0 outcome reason setup=${1:-}
   base=$(mktemp -d "${TMPDIR:-/tmp}/poolshift-it.XXXXXX")
   S=$base/state
   export POOLSHIFT_STATE_DIR=$S
@@ -154,8 +154,9 @@ run_tests() {
     elif ((outcome == 77)) && [[ -e $T/skipped ]]; then
       echo "ok $number - $file $function # SKIP $(<"$T/skipped")"
     else
-      echo "not ok $number - $file $function ($took)"
-      sed 's/^/# /' "$T/log" | tail -n 15
+      reason=$(sed -n 's/^[0-9:.]* FAILED[^:]*: //p' "$T/log" | head -n 1 | tr -d '#' | cut -c 1-200)
+      echo "not ok $number - $file $function ($took)${reason:+: $reason}"
+      tail -n 15 "$T/log" | cut -c 1-400 | sed 's/^/# /'
       collect_logs "$function"
       failed=1
     fi
