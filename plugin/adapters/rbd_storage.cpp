@@ -1048,8 +1048,9 @@ int RbdCluster::find_snapshot(librbd::Image& image, const std::string& name, std
     }
     if (result == -ENOENT) continue;  // removed meanwhile
     if (result < 0) return result;
+    if (found != name) continue;
     snapshot_id = snapshot.id;
-    if (found == name) return 0;
+    return 0;
   }
   return -ENOENT;
 }

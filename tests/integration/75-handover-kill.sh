@@ -187,7 +187,7 @@ start_hydration() {
   new_target
   to_id=$(image_id "$to")
   remember_jobs
-  start_swap "$web" vda "$to" --bandwidth 16M
+  start_swap "$web" vda "$to" --bandwidth 8M
   wait_for_job
   until_true 60 copied_some $((72 * MiB))
   assert_report '.phase == "hydrate"'

@@ -1,8 +1,9 @@
 // Preloaded into `poolshift` by the integration tests (LD_PRELOAD), to have something happen exactly between two steps
-// of a handover's switch. By the environment:
+// of a handover's switch, or within one that librbd makes of several. By the environment:
 //
 //   POOLSHIFT_AT=STEP        suspend, snapshot, clone, overlay, copy, pivot or resume, and of a domain that is off
-//                            definition or rename: the call that makes this step
+//                            definition or rename: the call that makes this step; write-N: librbd's Nth call that
+//                            changes something in the cluster other than an image's data
 //   POOLSHIFT_AT_WHEN=WHEN   before or after it
 //   POOLSHIFT_AT_DO=COMMAND  what the shell is told, once, with SELF, the id of this process; the call waits for it
 //
@@ -51,6 +52,7 @@ Plan read_plan() {
 
 const Plan kPlan = read_plan();
 std::atomic<bool> done = false;
+std::atomic<unsigned> changes = 0;
 
 void at(const char* step, const char* when) {
   if (kPlan.step.empty() || kPlan.step != step || kPlan.when != when || done.exchange(true)) return;
@@ -75,6 +77,14 @@ auto call(const char* step, const char* name, Arguments&&... arguments) {
   auto result = function(arguments...);
   at(step, "after");
   return result;
+}
+
+// One of librbd's changes to the cluster. `object` is empty where it is to none.
+template <class Function, class... Arguments>
+auto change(std::string_view object, const char* name, Arguments&&... arguments) {
+  auto* function = real<Function>(name);
+  if (!object.starts_with("rbd_data.")) at(("write-" + std::to_string(++changes)).c_str(), "before");
+  return function(arguments...);
 }
 
 }  // namespace
@@ -131,3 +141,40 @@ EXPORTED int RBD::rename(librados::IoCtx& pool, const char* from, const char* to
 }
 
 }  // namespace librbd
+
+namespace librados {
+
+#define IO_CTX "_ZN8librados7v14_2_05IoCtx"
+#define STRING "RKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE"
+
+EXPORTED int IoCtx::operate(const std::string& object, ObjectWriteOperation* operation) {
+  return change<int(IoCtx*, const std::string&, ObjectWriteOperation*)>(
+      object, IO_CTX "7operateE" STRING "PNS0_20ObjectWriteOperationE", this, object, operation);
+}
+
+EXPORTED int IoCtx::aio_operate(const std::string& object, AioCompletion* completion, ObjectWriteOperation* operation) {
+  return change<int(IoCtx*, const std::string&, AioCompletion*, ObjectWriteOperation*)>(
+      object, IO_CTX "11aio_operateE" STRING "PNS0_13AioCompletionEPNS0_20ObjectWriteOperationE", this, object,
+      completion, operation);
+}
+
+EXPORTED int IoCtx::remove(const std::string& object) {
+  return change<int(IoCtx*, const std::string&)>(object, IO_CTX "6removeE" STRING, this, object);
+}
+
+EXPORTED int IoCtx::aio_remove(const std::string& object, AioCompletion* completion) {
+  return change<int(IoCtx*, const std::string&, AioCompletion*)>(
+      object, IO_CTX "10aio_removeE" STRING "PNS0_13AioCompletionE", this, object, completion);
+}
+
+EXPORTED void IoCtx::aio_selfmanaged_snap_create(uint64_t* id, AioCompletion* completion) {
+  change<void(IoCtx*, uint64_t*, AioCompletion*)>("", IO_CTX "27aio_selfmanaged_snap_createEPmPNS0_13AioCompletionE",
+                                                  this, id, completion);
+}
+
+EXPORTED void IoCtx::aio_selfmanaged_snap_remove(uint64_t id, AioCompletion* completion) {
+  change<void(IoCtx*, uint64_t, AioCompletion*)>("", IO_CTX "27aio_selfmanaged_snap_removeEmPNS0_13AioCompletionE",
+                                                 this, id, completion);
+}
+
+}  // namespace librados
