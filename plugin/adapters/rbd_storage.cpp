@@ -35,6 +35,7 @@ constexpr const char* kOperationTimeoutS = "60";
 constexpr const char* kConnectTimeoutS = "30";
 
 // Features that librbd sets and clears by itself: they tell a state, and no image is created with them.
+constexpr std::uint64_t kObjectMapFeatures = RBD_FEATURE_OBJECT_MAP | RBD_FEATURE_FAST_DIFF;
 constexpr std::uint64_t kStateFeatures =
     RBD_FEATURE_OPERATIONS | RBD_FEATURE_MIGRATING | RBD_FEATURE_NON_PRIMARY | RBD_FEATURE_DIRTY_CACHE;
 
@@ -440,6 +441,8 @@ class RbdCluster final : public Cluster {
   Result<std::unique_ptr<ObjectCopier>> object_copier(const ImageName& name, const std::string& snapshot,
                                                       const ImageName& clone) override;
   Status rebuild_object_map(const ImageName& name, const Watching& watching) override;
+  Status drop_object_map(const ImageName& name) override;
+  Status add_object_map(const ImageName& name, std::uint64_t features) override;
   Status flatten_image(const ImageName& name, const Watching& watching) override;
 
  private:
@@ -457,6 +460,7 @@ class RbdCluster final : public Cluster {
   Status read_relations(librbd::Image& image, const ImageName& name, Image& description);
   // Why an image with this layout cannot be made.
   Error create_error(int result, const std::string& what, const ImageSpec& spec);
+  Status set_features(const ImageName& name, std::uint64_t features, bool on, const std::string& what);
   Result<DataObjects> data_objects_of(librbd::Image& image, const ImageName& name);
   Status run_watched(std::unique_ptr<OpenImage> open, const std::string& what, LongOperation::Function function,
                      const Watching& watching);
@@ -1256,6 +1260,30 @@ Status RbdCluster::rebuild_object_map(const ImageName& name, const Watching& wat
         [](librbd::Image& image, librbd::ProgressContext& progress) { return image.rebuild_object_map(progress); },
         watching);
   });
+}
+
+Status RbdCluster::set_features(const ImageName& name, std::uint64_t features, bool on, const std::string& what) {
+  return guarded(what, [&]() -> Status {
+    auto open = open_image(name, For::writing);
+    if (!open) return open.error();
+    auto& image = (*open)->image;
+    std::uint64_t present = 0;
+    int result = image.features(&present);
+    const auto changed = features & (on ? ~present : present);
+    if (result == 0 && changed != 0) result = image.update_features(changed, on);
+    if (result < 0) return make_error(result, what);
+    return {};
+  });
+}
+
+Status RbdCluster::drop_object_map(const ImageName& name) {
+  return set_features(name, kObjectMapFeatures, false,
+                      fmt::format("Cannot remove the object map of image '{}'", to_string(name)));
+}
+
+Status RbdCluster::add_object_map(const ImageName& name, std::uint64_t features) {
+  return set_features(name, features & kObjectMapFeatures, true,
+                      fmt::format("Cannot give image '{}' an object map", to_string(name)));
 }
 
 Status RbdCluster::flatten_image(const ImageName& name, const Watching& watching) {

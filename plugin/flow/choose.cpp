@@ -27,10 +27,8 @@ std::string why_mirror(std::uint64_t used_bytes, std::uint64_t size_bytes) {
   return fmt::format("{} are copied sooner than a handover would be done", words_for(used_bytes));
 }
 
-std::string why_flatten(std::uint64_t used_bytes, std::uint64_t size_bytes) {
-  if (used_bytes >= size_bytes / kRebuiltPerCopied) return {};
-  return fmt::format("to copy {} takes less than to rebuild the object map of {}", words_for(used_bytes),
-                     words_for(size_bytes));
+bool rebuild_is_shorter(std::uint64_t used_bytes, std::uint64_t size_bytes) {
+  return used_bytes >= size_bytes / kRebuiltPerCopied;
 }
 
 }  // namespace poolshift

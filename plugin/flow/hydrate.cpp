@@ -1,12 +1,13 @@
 // Engine `handover`: the guest runs on the target, a clone that reads through to the source's snapshot. Here the target
 // gets its data, either from OSD to OSD, object by object (offload), or by librbd inside the guest's QEMU (flatten),
 // which also cuts the tie in the end. May be stopped and taken up again at any point: an object that is there is left
-// alone.
+// alone. Whether it is there only the OSDs know for certain (docs/adr/0011-flatten.md).
 #include <fmt/core.h>
 
 #include <algorithm>
 
 #include "base/log.h"
+#include "flow/choose.h"
 #include "flow/flow.h"
 #include "flow/handover.h"
 #include "flow/pacing.h"
@@ -76,15 +77,24 @@ class Hydrator {
       POOLSHIFT_TRY(give_way(pacing));
       POOLSHIFT_TRY(swap_.wait_ms(rest_of_ms(*bytes_per_s, copies->copied * object_bytes, began_ms)));
     }
+    return {};
+  }
+
+  Status rebuild_object_map() {
     show("rebuilding the object map");
     POOLSHIFT_TRY(set_depth(record_, cluster_, kRebuildDepth));
-    POOLSHIFT_TRY(finished(cluster_.rebuild_object_map(record_.target, watching("rebuilding the object map"))));
-    return flatten();
+    return finished(cluster_.rebuild_object_map(record_.target, watching("rebuilding the object map")));
   }
 
   Status flatten() {
     POOLSHIFT_TRY(set_depth(record_, cluster_, kFlattenDepth));
     return finished(cluster_.flatten_image(record_.target, watching("flattening")));
+  }
+
+  // May have been done before: by a run that did not come to its end.
+  Status restore_object_map() {
+    POOLSHIFT_TRY(cluster_.add_object_map(record_.target, record_.target_spec.features));
+    return rebuild_object_map();
   }
 
  private:
@@ -184,11 +194,27 @@ Result<Phase> hydrate(Swap& swap) {
   POOLSHIFT_TRY(tag_clone(record, **cluster, record.target));  // before it is no longer known by its parent
   const auto target = (*cluster)->image(record.target);
   if (!target) return target.error();
-  if (target->parent.empty()) return Phase::retire;
+  auto source_cluster = swap.source_cluster();
+  if (!source_cluster) return source_cluster.error();
+  const auto source = (*source_cluster)->image(record.source);
+  // When the tie is cut somebody may have removed it.
+  const bool is_gone = !source && source.error().code == ErrorCode::not_found && target->parent.empty();
+  if (!source && !is_gone) return source.error();
   Hydrator hydrator(swap, **cluster);
   // A snapshot that somebody took meanwhile must not change: only librbd knows how.
   const bool offload = record.hydration == Hydration::offload && target->snapshots.empty();
-  POOLSHIFT_TRY(offload ? hydrator.offload() : hydrator.flatten());
+  // Then no object is left for the flatten that could be taken for one that is there.
+  const bool all_by_osds = offload && !is_gone && source->parent.empty();
+  if (!target->parent.empty()) {
+    if (offload) POOLSHIFT_TRY(hydrator.offload());
+    if (!all_by_osds) {
+      POOLSHIFT_TRY((*cluster)->drop_object_map(record.target));
+    } else if (rebuild_is_shorter(record.source_used_bytes, record.target_spec.size_bytes)) {
+      POOLSHIFT_TRY(hydrator.rebuild_object_map());
+    }
+    POOLSHIFT_TRY(hydrator.flatten());
+  }
+  if (!all_by_osds) POOLSHIFT_TRY(hydrator.restore_object_map());
   if (!offload) record.copied_bytes = record.source_used_bytes;  // librbd does not say
   return Phase::retire;
 }

@@ -167,10 +167,6 @@ class Validator {
                                  fmt::format("the OSDs cannot copy: {}", why_not_offload),
                                  "Use --hydrate auto or flatten, or a target with the source's layout."});
     }
-    const bool have_object_maps = (source_.spec.features & target.features & kFeatureObjectMap) != 0;
-    if (why_not_offload.empty() && have_object_maps && request_.bandwidth_bytes_per_s == 0) {
-      why_not_offload = why_flatten(source_usage_.bytes, target.size_bytes);
-    }
     JobRecord& plan = out_.plan;
     plan.hydration = why_not_offload.empty() ? Hydration::offload : Hydration::flatten;
     plan.hydration_reason = why_not_offload.empty() ? "source and target have the same layout" : why_not_offload;

@@ -148,8 +148,12 @@ class Cluster {
                                                               const ImageName& clone) = 0;
   // Ok when the image has none. Done by the client that has the image open, when there is one, as is flatten.
   virtual Status rebuild_object_map(const ImageName& name, const Watching& watching) = 0;
+  // The image gets on without one. Ok when it has none.
+  virtual Status drop_object_map(const ImageName& name) = 0;
+  // Those of the object map's features that are among `features`. librbd trusts the map when it has been rebuilt.
+  virtual Status add_object_map(const ImageName& name, std::uint64_t features) = 0;
   // Gives the clone all that it still has from its parent, and cuts the tie. Ok when it has no parent. `left` when
-  // `watching` said so.
+  // `watching` said so. What the object map says is there is not looked for (docs/adr/0011-flatten.md).
   virtual Status flatten_image(const ImageName& name, const Watching& watching) = 0;
 };
 

@@ -762,6 +762,50 @@ TEST_CASE("a clone is hydrated by the OSDs", "[storage]") {
   }
 }
 
+TEST_CASE("a flatten misses nothing, whatever the object map says", "[storage]") {
+  auto cluster = connect();
+  const auto source = new_image(*cluster, world().pool(), 64 * kMiB);
+  const auto clone = ImageName{world().other_pool(), "", unique("contract")};
+  const auto spec = image_of(*cluster, source).spec;
+  write_random(source, "2M");
+  REQUIRE_OK(cluster->create_snapshot(source, "one"));
+  REQUIRE_OK(cluster->clone_image(source, "one", clone, spec));
+  const auto objects = cluster->snapshot_objects(source, "one");
+  REQUIRE_OK(objects);
+  REQUIRE(objects->size() > 2);
+  const auto before = sum_of(to_string(source) + "@one");
+
+  SECTION("an object that is not there") {
+    // A client that copies it up tells the map first, and died then.
+    const auto number = objects->at(1);
+    const auto id = image_of(*cluster, clone).id;
+    run(fmt::format("qemu-io -f raw -c 'write {}M 4k' 'rbd:{}:conf={}' >/dev/null", number * 4, to_string(clone),
+                    variable("STACK_CEPH_CONF")));
+    run(fmt::format("rados -c {} -p {} rm rbd_data.{}.{:016x}", variable("STACK_CEPH_CONF"), clone.pool, id, number));
+    REQUIRE(sum_of(to_string(clone)) == before);
+    REQUIRE_OK(cluster->drop_object_map(clone));
+    REQUIRE_OK(cluster->drop_object_map(clone));
+    CHECK((image_of(*cluster, clone).spec.features & (8U | 16U)) == 0);
+    REQUIRE_OK(cluster->flatten_image(clone, go_on));
+    REQUIRE_OK(cluster->add_object_map(clone, spec.features));
+    REQUIRE_OK(cluster->add_object_map(clone, spec.features));
+    REQUIRE_OK(cluster->rebuild_object_map(clone, go_on));
+  }
+  SECTION("objects that it does not name") {
+    {
+      const auto copier = cluster->object_copier(source, "one", clone);
+      REQUIRE_OK(copier);
+      REQUIRE_OK((*copier)->copy(*objects, 6));
+    }
+    REQUIRE_OK(cluster->flatten_image(clone, go_on));
+  }
+  CHECK(image_of(*cluster, clone).parent.empty());
+  CHECK(image_of(*cluster, clone).spec.features == spec.features);
+  CHECK(sum_of(to_string(clone)) == before);
+  CHECK(rbd("info " + to_string(clone)).find("invalid") == std::string::npos);
+  CHECK(rbd("object-map check --no-progress " + to_string(clone) + " 2>&1").empty());
+}
+
 TEST_CASE("objects are copied neither between other layouts nor from another image", "[storage]") {
   auto cluster = connect();
   const auto source = new_image(*cluster, world().pool(), 64 * kMiB);
@@ -835,6 +879,12 @@ TEST_CASE("a guest is switched to a clone, and its flatten can be left alone", "
   CHECK_ERROR(cluster->flatten_image(paused.target, [](auto, auto) { return false; }), ErrorCode::left);
   CHECK(wait_until([&] { return image_of(*cluster, paused.target).parent.empty(); }));
   REQUIRE_OK(cluster->flatten_image(paused.target, go_on));
+  const auto features = image_of(*cluster, paused.target).spec.features;
+  REQUIRE_OK(cluster->drop_object_map(paused.target));
+  CHECK(image_of(*cluster, paused.target).spec.features != features);
+  REQUIRE_OK(cluster->add_object_map(paused.target, features));
+  REQUIRE_OK(cluster->rebuild_object_map(paused.target, go_on));
+  CHECK(image_of(*cluster, paused.target).spec.features == features);
   REQUIRE_OK(cluster->remove_snapshot(paused.source, "one"));
   REQUIRE_OK(cluster->remove_snapshot(paused.source, "one"));
   CHECK(image_of(*cluster, paused.target).watchers == target_watchers);

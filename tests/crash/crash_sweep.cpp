@@ -233,6 +233,9 @@ struct Stage {
       CHECK_FALSE(image.spec.metadata.contains(kJobKey));
       CHECK(image.snapshots.empty());
       CHECK(image.half_removed.empty());
+      CHECK(image.unmapped.empty());
+      CHECK(image.mapped_in_vain.empty());
+      CHECK((image.spec.features & fakes::kObjectMap) != 0);
       CHECK(image.parent.empty());
     }
     CHECK(world.half_trashed.empty());

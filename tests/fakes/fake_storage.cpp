@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::uint64_t kLayering = 1;       // RBD_FEATURE_LAYERING
 constexpr std::uint64_t kExclusiveLock = 4;  // RBD_FEATURE_EXCLUSIVE_LOCK
-constexpr std::uint64_t kObjectMap = 8;      // RBD_FEATURE_OBJECT_MAP
+constexpr std::uint64_t kFastDiff = 16;      // RBD_FEATURE_FAST_DIFF
 constexpr std::int64_t kWatchingMs = 5;      // how often who waits is asked
 constexpr std::int64_t kGivesUpMs = 600'000;
 
@@ -68,7 +68,8 @@ class FakeObjectCopier : public ObjectCopier {
       ++copies.copied;
       clone->blocks.insert(frozen->blocks.lower_bound(object * kObjectBlocks),
                            frozen->blocks.lower_bound((object + 1) * kObjectBlocks));
-      if ((clone->spec.features & kObjectMap) != 0) clone->unmapped.insert(object);
+      const bool mapped = clone->mapped_in_vain.erase(object) != 0;
+      if (!mapped && (clone->spec.features & kObjectMap) != 0) clone->unmapped.insert(object);
     }
     return {};
   }
@@ -364,8 +365,29 @@ class FakeCluster : public Cluster {
       return on_image(name, [&](FakeImage& fake) -> Status {
         if ((fake.spec.features & kObjectMap) == 0) return {};
         fake.unmapped.clear();
+        fake.mapped_in_vain.clear();
         const bool waits = !watching || watching(1, 1);
         return waits ? Status() : left(name);
+      });
+    });
+  }
+
+  Status drop_object_map(const ImageName& name) override {
+    return world_.call([&]() -> Status {
+      return on_image(name, [&](FakeImage& fake) -> Status {
+        fake.spec.features &= ~(kObjectMap | kFastDiff);
+        fake.unmapped.clear();
+        fake.mapped_in_vain.clear();
+        return {};
+      });
+    });
+  }
+
+  Status add_object_map(const ImageName& name, std::uint64_t features) override {
+    return world_.call([&]() -> Status {
+      return on_image(name, [&](FakeImage& fake) -> Status {
+        fake.spec.features |= features & (kObjectMap | kFastDiff);
+        return {};
       });
     });
   }

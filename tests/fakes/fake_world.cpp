@@ -146,16 +146,30 @@ void FakeWorld::store(FakeImage& image, std::uint64_t block, std::uint64_t stamp
   const auto object = block / kObjectBlocks;
   copy_up(image, object);
   image.unmapped.erase(object);
+  image.mapped_in_vain.erase(object);
   image.blocks[block] = stamp;
+}
+
+void FakeWorld::end_flattening(FakeImage& image) {
+  const auto object = image.flattened_objects;
+  if (image.flattening && (image.spec.features & kObjectMap) != 0 && !has_object(image, object) &&
+      !inherited(image, object).empty()) {
+    image.mapped_in_vain.insert(object);
+  }
+  image.flattening = false;
+}
+
+std::map<std::uint64_t, std::uint64_t> FakeWorld::inherited(const FakeImage& image, std::uint64_t object) const {
+  std::map<std::uint64_t, std::uint64_t> blocks;
+  for (auto block = object * kObjectBlocks; block < (object + 1) * kObjectBlocks; ++block) {
+    if (const auto stamp = stored(image, block)) blocks[block] = *stamp;
+  }
+  return blocks;
 }
 
 void FakeWorld::copy_up(FakeImage& image, std::uint64_t object) {
   if (image.parent.empty() || has_object(image, object)) return;
-  std::map<std::uint64_t, std::uint64_t> from_parent;
-  for (auto block = object * kObjectBlocks; block < (object + 1) * kObjectBlocks; ++block) {
-    if (const auto stamp = stored(image, block)) from_parent[block] = *stamp;
-  }
-  image.blocks.merge(from_parent);
+  image.blocks.merge(inherited(image, object));
 }
 
 std::uint64_t FakeWorld::objects_of_parent(const FakeLayer& layer) {
@@ -304,9 +318,11 @@ void FakeWorld::flatten_some() {
   for (auto& [name, fake] : images) {
     if (!fake.flattening || is_full(data_pool(name, fake))) continue;
     if (fake.flattened_objects < objects_of_parent(fake)) {
-      // An object that is there wins over the copy from the parent. That the object map does not learn of it then is
-      // harder than librbd is, to find out who relies on that.
-      copy_up(fake, fake.flattened_objects++);
+      // An object that is there wins over the copy from the parent.
+      const auto object = fake.flattened_objects++;
+      if (fake.mapped_in_vain.contains(object)) continue;
+      copy_up(fake, object);
+      fake.unmapped.erase(object);
     } else {
       fake.parent.clear();
       fake.parent_bytes = 0;
@@ -376,7 +392,7 @@ void FakeWorld::kill_qemu(FakeDomain& domain) {
       if (FakeImage* fake = image(name)) {
         const auto watcher = fake->watchers.find(watcher_of(domain, name));
         if (watcher != fake->watchers.end()) watcher->second = now_ms + kWatchTimeoutMs;
-        fake->flattening = false;
+        end_flattening(*fake);
       }
     }
     disk.mirror.reset();
@@ -431,7 +447,9 @@ void FakeWorld::process_dies() {
     locked.insert(guardian->lock_path);
   }
   // What runs in the client that has the image open goes on.
-  for (auto& [name, fake] : images) fake.flattening = fake.flattening && is_open(fake);
+  for (auto& [name, fake] : images) {
+    if (!is_open(fake)) end_flattening(fake);
+  }
 }
 
 void FakeWorld::host_crashes() {

@@ -22,6 +22,7 @@
 namespace poolshift::fakes {
 
 inline constexpr std::uint64_t kBlockBytes = 4096;
+inline constexpr std::uint64_t kObjectMap = 8;     // RBD_FEATURE_OBJECT_MAP
 inline constexpr std::uint64_t kObjectBlocks = 4;  // a data object is so many blocks, whatever the image's order
 
 // Thrown out of a port call: the process dies here. Nothing may catch it but the test.
@@ -33,6 +34,9 @@ struct FakeLayer {
   // Data objects that are there and of which the object map says that they are not: they are read from the parent, or
   // as zeroes when there is none.
   std::set<std::uint64_t> unmapped;
+  // The other way round: a client died after it had told the map of an object and before it wrote it. Who flattens the
+  // image takes it for one that is there.
+  std::set<std::uint64_t> mapped_in_vain;
   std::string parent;              // "pool/image@snap"; empty: not a clone
   std::uint64_t parent_bytes = 0;  // of the parent that are seen through the clone, from the start
 };
@@ -250,6 +254,10 @@ class FakeWorld {
   bool has_clones(const std::string& snapshot) const;
   void rename_parent(const ImageName& from, const ImageName& to);
   void copy_up(FakeImage& image, std::uint64_t object);
+  // By the death of the client that was at it.
+  void end_flattening(FakeImage& image);
+  // Of an object that the image does not have: what it reads from its parent.
+  std::map<std::uint64_t, std::uint64_t> inherited(const FakeImage& image, std::uint64_t object) const;
   static std::uint64_t objects_of_parent(const FakeLayer& layer);
   bool is_full(const std::string& pool) const;
   static const std::string& data_pool(const ImageName& name, const FakeImage& image);

@@ -342,28 +342,14 @@ TEST_CASE("the engine and how the target gets its data") {
   CHECK(setting.validate_now()->plan.engine_reason == "asked for");
 }
 
-TEST_CASE("a large disk that holds little is handed over and flattened") {
-  Setting setting;
-  constexpr std::uint64_t kTiB = 1ULL << 40;
-  for (auto* image : {&setting.source(), &setting.target()}) image->spec.size_bytes = kTiB;
-  CHECK(setting.validate_now()->plan.engine == kHandover);
-  CHECK(setting.validate_now()->plan.hydration == Hydration::flatten);
-  CHECK(setting.validate_now()->plan.hydration_reason.find("object map") != std::string::npos);
-  setting.request.bandwidth_bytes_per_s = 1'000'000;
-  CHECK(setting.validate_now()->plan.hydration == Hydration::offload);
-  setting.request.bandwidth_bytes_per_s = 0;
-  setting.target().spec.features &= ~(8U | 16U);  // no object map
-  CHECK(setting.validate_now()->plan.hydration == Hydration::offload);
-}
-
-TEST_CASE("which engine, and which hydration, by size") {
+TEST_CASE("which engine, and whether an object map is rebuilt, by size") {
   constexpr std::uint64_t kGiB = 1ULL << 30;
   CHECK_FALSE(why_mirror(kGiB, 4 * kGiB).empty());
   CHECK(why_mirror(kGiB, 500 * kGiB).empty());
   CHECK(why_mirror(2 * kGiB, 4 * kGiB).empty());
-  CHECK(why_flatten(kGiB, 4 * kGiB).empty());
-  CHECK(why_flatten(2 * kGiB, 500 * kGiB).empty());
-  CHECK_FALSE(why_flatten(kGiB, 500 * kGiB).empty());
+  CHECK(rebuild_is_shorter(kGiB, 4 * kGiB));
+  CHECK(rebuild_is_shorter(2 * kGiB, 500 * kGiB));
+  CHECK_FALSE(rebuild_is_shorter(kGiB, 500 * kGiB));
 }
 
 TEST_CASE("a created target gets the source's layout") {
