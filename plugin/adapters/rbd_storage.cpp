@@ -1264,15 +1264,33 @@ Status RbdCluster::rebuild_object_map(const ImageName& name, const Watching& wat
 
 Status RbdCluster::set_features(const ImageName& name, std::uint64_t features, bool on, const std::string& what) {
   return guarded(what, [&]() -> Status {
+    // Those of `features` that are not yet as they should be.
+    const auto to_change = [&]() -> Result<std::uint64_t> {
+      auto open = open_image(name, For::reading);
+      if (!open) return open.error();
+      std::uint64_t present = 0;
+      const int result = (*open)->image.features(&present);
+      if (result < 0) return make_error(result, what);
+      return features & (on ? ~present : present);
+    };
+    const auto changed = to_change();
+    if (!changed) return changed.error();
+    if (*changed == 0) return {};
     auto open = open_image(name, For::writing);
     if (!open) return open.error();
-    auto& image = (*open)->image;
-    std::uint64_t present = 0;
-    int result = image.features(&present);
-    const auto changed = features & (on ? ~present : present);
-    if (result == 0 && changed != 0) result = image.update_features(changed, on);
-    if (result < 0) return make_error(result, what);
-    return {};
+    // When another client does it for us, librbd was seen not to return although it was done.
+    const auto is_done = [&] {
+      const auto left = to_change();
+      return left && *left == 0;
+    };
+    const auto status = run_watched(
+        std::move(*open), what,
+        [mask = *changed, on](librbd::Image& image, librbd::ProgressContext&) {
+          return image.update_features(mask, on);
+        },
+        [&](auto, auto) { return !is_done(); });
+    if (status || is_done()) return {};
+    return status;
   });
 }
 

@@ -11,6 +11,7 @@
 #include "flow/flow.h"
 #include "flow/handover.h"
 #include "flow/pacing.h"
+#include "flow/recover.h"
 #include "flow/staging.h"
 #include "flow/tag.h"
 
@@ -21,6 +22,7 @@ namespace {
 constexpr std::int64_t kBringBackMs = 60'000;
 constexpr std::size_t kBatchPerInFlight = 4;
 constexpr std::int64_t kLookAtPoolEveryMs = 2'000;
+constexpr std::int64_t kLookAtWatchersEveryMs = 500;
 constexpr std::int64_t kRateWindowMs = 1'000;
 // Rebuilding an object map asks for each object of the image whether it is there; librbd's default is 10 at a time.
 constexpr const char* kRebuildDepth = "64";
@@ -91,13 +93,31 @@ class Hydrator {
     return finished(cluster_.flatten_image(record_.target, watching("flattening")));
   }
 
+  // QEMU blocks the guest's writes until all clients know of it, also one that has just died.
+  Status drop_object_map() {
+    POOLSHIFT_TRY(wait_for_watches_to_end());
+    return cluster_.drop_object_map(record_.target);
+  }
+
   // May have been done before: by a run that did not come to its end.
   Status restore_object_map() {
+    POOLSHIFT_TRY(wait_for_watches_to_end());
     POOLSHIFT_TRY(cluster_.add_object_map(record_.target, record_.target_spec.features));
     return rebuild_object_map();
   }
 
  private:
+  Status wait_for_watches_to_end() {
+    const auto deadline_ms = system_.monotonic_ms() + kWatcherPatienceMs;
+    for (;;) {
+      const auto target = cluster_.image(record_.target);
+      if (!target) return target.error();
+      if (target->watchers.size() <= 1 || system_.monotonic_ms() >= deadline_ms) return {};
+      POOLSHIFT_TRY(stop_if_asked(swap_));
+      POOLSHIFT_TRY(swap_.wait_ms(kLookAtWatchersEveryMs));
+    }
+  }
+
   double usual_write_us() const {
     if (!swap_.counters_before || !swap_.counters_at_pause) return 0;
     return mean_write_us(swap_.counters_before->counters, *swap_.counters_at_pause);
@@ -208,7 +228,7 @@ Result<Phase> hydrate(Swap& swap) {
   if (!target->parent.empty()) {
     if (offload) POOLSHIFT_TRY(hydrator.offload());
     if (!all_by_osds) {
-      POOLSHIFT_TRY((*cluster)->drop_object_map(record.target));
+      POOLSHIFT_TRY(hydrator.drop_object_map());
     } else if (rebuild_is_shorter(record.source_used_bytes, record.target_spec.size_bytes)) {
       POOLSHIFT_TRY(hydrator.rebuild_object_map());
     }

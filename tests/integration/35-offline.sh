@@ -143,7 +143,7 @@ test_killed_before_rename_and_started() { kill_and_start_at rename before undone
 # librbd makes most calls of several writes: after a death between any two of them nothing is left over either.
 test_killed_between_two_writes() {
   local write state where trash
-  for ((write = 1; ; write += 5)); do
+  for ((write = 1; ; write += 11)); do
     say "before write $write"
     new_name
     trash=''
@@ -167,8 +167,9 @@ test_killed_between_two_writes() {
     assert_equal "$(trash_of "${from%/*}" | jq -r '.[].name')$(trash_of "${to%/*}" | jq -r '.[].name')" "$trash" "the trash"
     empty_trash "${from%/*}"
     assert_equal "$(trash_of "${from%/*}")" '[]' "the trash that was emptied"
+    until_true 40 has_watchers "$where" 0
   done
-  ((write > 25)) || fail "a swap of less than $write writes"
+  ((write > 33)) || fail "a swap of less than $write writes"
   assert_done "$from" "$to"
   assert_off 'done'
   empty_trash "${from%/*}"
