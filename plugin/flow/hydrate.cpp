@@ -5,6 +5,8 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <optional>
+#include <set>
 
 #include "base/log.h"
 #include "flow/choose.h"
@@ -19,9 +21,11 @@ namespace poolshift {
 
 namespace {
 
+constexpr std::uint64_t kFeatureObjectMap = 8;
 constexpr std::int64_t kBringBackMs = 60'000;
 constexpr std::size_t kBatchPerInFlight = 4;
 constexpr std::int64_t kLookAtPoolEveryMs = 2'000;
+constexpr std::int64_t kLookAtClientsEveryMs = 1'000;  // a dead one's watch lasts much longer
 constexpr std::int64_t kLookAtWatchersEveryMs = 500;
 constexpr std::int64_t kRateWindowMs = 1'000;
 // Rebuilding an object map asks for each object of the image whether it is there; librbd's default is 10 at a time.
@@ -93,13 +97,23 @@ class Hydrator {
     return finished(cluster_.flatten_image(record_.target, watching("flattening")));
   }
 
-  // QEMU blocks the guest's writes until all clients know of it, also one that has just died.
-  Status drop_object_map() {
+  // `trusted`: no client has died at the target since it was made, so its object map is right, and is as long as the
+  // clients stay the same. Else librbd flattens without one.
+  Status flatten_by_librbd(bool trusted) {
+    if (trusted) {
+      auto clients = look_at_clients();
+      if (!clients) return clients.error();
+      clients_ = std::move(*clients);
+      const auto flattened = flatten();
+      clients_.reset();
+      if (!clients_changed_) return flattened;
+    }
+    // QEMU drops it with the guest's writes blocked until all clients know of it, also one that has just died.
     POOLSHIFT_TRY(wait_for_watches_to_end());
-    return cluster_.drop_object_map(record_.target);
+    POOLSHIFT_TRY(cluster_.drop_object_map(record_.target));
+    return flatten();
   }
 
-  // May have been done before: by a run that did not come to its end.
   Status restore_object_map() {
     POOLSHIFT_TRY(wait_for_watches_to_end());
     POOLSHIFT_TRY(cluster_.add_object_map(record_.target, record_.target_spec.features));
@@ -146,6 +160,7 @@ class Hydrator {
       if (swap_.was_left()) return false;
       stopped_ = stop_if_asked(swap_);
       if (stopped_) stopped_ = stop_if_full();
+      if (stopped_) stopped_ = stop_if_clients_changed();
       return stopped_.ok();
     };
   }
@@ -161,6 +176,32 @@ class Hydrator {
         ErrorCode::failed, fmt::format("pool '{}' is full or over its quota", name),
         fmt::format("Make room or raise the quota, then run 'poolshift recover {}'. The guest is on the target.",
                     record_.job_id)};
+  }
+
+  struct Clients {
+    std::set<std::string> watchers;
+    bool domain_is_active = false;
+    bool operator==(const Clients&) const = default;
+  };
+
+  Result<Clients> look_at_clients() {
+    const auto target = cluster_.image(record_.target);
+    if (!target) return target.error();
+    const auto domain = swap_.ports.hypervisor.find_domain(record_.domain_uuid);
+    if (!domain && domain.error().code != ErrorCode::not_found) return domain.error();
+    return Clients{{target->watchers.begin(), target->watchers.end()}, domain && is_active(*domain)};
+  }
+
+  // Who goes on for a client that has died gets its lock when its watch has ended: this comes before.
+  Status stop_if_clients_changed() {
+    if (!clients_ || system_.monotonic_ms() - looked_at_clients_ms_ < kLookAtClientsEveryMs) return {};
+    looked_at_clients_ms_ = system_.monotonic_ms();
+    const auto clients = look_at_clients();
+    if (!clients) return clients.error();
+    clients_changed_ = *clients != *clients_;
+    if (!clients_changed_) return {};
+    return Error{ErrorCode::busy, fmt::format("another client has opened or left {}", to_string(record_.target)),
+                 fmt::format("Run 'poolshift recover {}'.", record_.job_id)};
   }
 
   // Of a call that was watched: why it was not waited for, when that was our doing.
@@ -195,6 +236,9 @@ class Hydrator {
   System& system_;
   Status stopped_;
   std::int64_t looked_at_pool_ms_ = 0;
+  std::optional<Clients> clients_;  // while they may not change
+  bool clients_changed_ = false;
+  std::int64_t looked_at_clients_ms_ = 0;
   std::string step_;
   std::uint64_t done_bytes_ = 0;
   std::uint64_t total_bytes_ = 0;
@@ -228,13 +272,20 @@ Result<Phase> hydrate(Swap& swap) {
   if (!target->parent.empty()) {
     if (offload) POOLSHIFT_TRY(hydrator.offload());
     if (!all_by_osds) {
-      POOLSHIFT_TRY(hydrator.drop_object_map());
-    } else if (rebuild_is_shorter(record.source_used_bytes, record.target_spec.size_bytes)) {
-      POOLSHIFT_TRY(hydrator.rebuild_object_map());
+      // This run has switched the guest to the target; of what was before a run begins nothing is known.
+      POOLSHIFT_TRY(hydrator.flatten_by_librbd(swap.counters_at_pause.has_value()));
+    } else {
+      if (rebuild_is_shorter(record.source_used_bytes, record.target_spec.size_bytes)) {
+        POOLSHIFT_TRY(hydrator.rebuild_object_map());
+      }
+      POOLSHIFT_TRY(hydrator.flatten());
     }
-    POOLSHIFT_TRY(hydrator.flatten());
   }
-  if (!all_by_osds) POOLSHIFT_TRY(hydrator.restore_object_map());
+  const auto flat = (*cluster)->image(record.target);
+  if (!flat) return flat.error();
+  const bool has_lost_map = (record.target_spec.features & ~flat->spec.features & kFeatureObjectMap) != 0;
+  const bool was_flat = target->parent.empty() && !all_by_osds;  // an earlier run did not come to its end
+  if (has_lost_map || was_flat) POOLSHIFT_TRY(hydrator.restore_object_map());
   if (!offload) record.copied_bytes = record.source_used_bytes;  // librbd does not say
   return Phase::retire;
 }

@@ -23,6 +23,10 @@ std::string snapshot_name(const ImageName& image, const std::string& snapshot) {
   return to_string(image) + "@" + snapshot;
 }
 
+bool has_dead_watcher(const FakeImage& fake) {
+  return std::any_of(fake.watchers.begin(), fake.watchers.end(), [](const auto& each) { return each.second >= 0; });
+}
+
 // As the object map tells it.
 bool has_mapped_objects(const FakeImage& fake) {
   const auto objects = FakeWorld::objects_of(fake);
@@ -404,8 +408,8 @@ class FakeCluster : public Cluster {
           if (fake == nullptr) return not_found(fmt::format("image {}", to_string(name)));
           if (fake->parent.empty()) return {};
           if (away()) return unreachable();
-          // Whose client had the image open has died: then it is done here.
-          fake->flattening = true;
+          // Whose client had the image open has died: it is done here when that one's watch has ended.
+          fake->flattening = fake->flattening || !has_dead_watcher(*fake);
           const auto before = fake->flattened_objects;
           if (watching && !watching(before, FakeWorld::objects_of_parent(*fake))) {
             fake->flattening = FakeWorld::is_open(*fake);  // by that client; what is done here ends

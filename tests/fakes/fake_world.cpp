@@ -411,6 +411,10 @@ void FakeWorld::kill_qemu(FakeDomain& domain) {
 void FakeWorld::shut_down(FakeDomain& domain) {
   if (domain.state == DomainState::inactive) return;
   const auto open = domain.disks;
+  for (const auto& disk : open) {
+    // A client that closes an image ends first what it is at.
+    if (FakeImage* fake = disk.shown.image ? image(*disk.shown.image) : nullptr) fake->flattening = false;
+  }
   kill_qemu(domain);
   for (const auto& disk : open) {
     if (!disk.shown.image) continue;
