@@ -140,40 +140,6 @@ kill_and_start_at() {
 test_killed_after_definition_and_started() { kill_and_start_at definition after undone; }
 test_killed_before_rename_and_started() { kill_and_start_at rename before undone; }
 
-# librbd makes most calls of several writes: after a death between any two of them nothing is left over either.
-test_killed_between_two_writes() {
-  local write state where pool
-  for ((write = 1; ; write += 23)); do
-    say "before write $write"
-    new_name
-    LD_PRELOAD=$kAtCall POOLSHIFT_AT=write-$write POOLSHIFT_AT_WHEN=before POOLSHIFT_AT_DO='kill -KILL $SELF' \
-      swap "$web" vda "$to" --create --hydrate flatten --source trash
-    ((status == 137)) || break
-    recover_all
-    assert_exit 0
-    state=$(jq -r '.jobs[0].state // "not begun"' "$T/recovered.json")
-    where=$(disk_image "$web" vda --inactive)
-    if [[ $state == 'done' ]]; then
-      assert_equal "$where" "$to" "the disk of the domain"
-      ! image_exists "$from" || fail "the source is not in the trash"
-    else
-      assert_equal "$where" "$from" "the disk of the domain after a swap that is $state"
-      ! image_exists "$to" || fail "there is a target"
-    fi
-    assert_nothing_left "$web" vda
-    assert_data "$web" vda "$where"
-    for pool in $STACK_POOLS; do
-      empty_trash "$pool"
-      assert_equal "$(trash_of "$pool")" '[]' "the trash that was emptied"
-    done
-    until_true 40 has_watchers "$where" 0
-  done
-  ((write > 46)) || fail "a swap of less than $write writes"
-  assert_done "$from" "$to"
-  assert_off 'done'
-  empty_trash "${from%/*}"
-}
-
 # The guest runs while recover is at work.
 test_killed_before_definition_and_started() {
   start_swap_with definition before 'kill -KILL $SELF'
