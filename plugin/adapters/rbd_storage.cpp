@@ -34,8 +34,9 @@ constexpr std::uint64_t kSparseBytes = 4096;
 constexpr const char* kOperationTimeoutS = "60";
 constexpr const char* kConnectTimeoutS = "30";
 
-// Features that librbd sets and clears by itself: they tell a state, and no image is created with them.
+// The second is nothing without the first.
 constexpr std::uint64_t kObjectMapFeatures = RBD_FEATURE_OBJECT_MAP | RBD_FEATURE_FAST_DIFF;
+// Features that librbd sets and clears by itself: they tell a state, and no image is created with them.
 constexpr std::uint64_t kStateFeatures =
     RBD_FEATURE_OPERATIONS | RBD_FEATURE_MIGRATING | RBD_FEATURE_NON_PRIMARY | RBD_FEATURE_DIRTY_CACHE;
 

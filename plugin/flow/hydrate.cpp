@@ -21,7 +21,6 @@ namespace poolshift {
 
 namespace {
 
-constexpr std::uint64_t kFeatureObjectMap = 8;
 constexpr std::int64_t kBringBackMs = 60'000;
 constexpr std::size_t kBatchPerInFlight = 4;
 constexpr std::int64_t kLookAtPoolEveryMs = 2'000;

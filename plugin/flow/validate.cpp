@@ -18,7 +18,6 @@ namespace {
 constexpr std::uint64_t kFeatureLayering = 1;
 constexpr std::uint64_t kFeatureStriping = 2;
 constexpr std::uint64_t kFeatureExclusiveLock = 4;
-constexpr std::uint64_t kFeatureObjectMap = 8;
 constexpr std::uint64_t kFeatureFastDiff = 16;
 constexpr std::uint64_t kFeatureDeepFlatten = 32;
 constexpr std::uint64_t kFeatureDataPool = 128;

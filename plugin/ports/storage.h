@@ -17,6 +17,8 @@
 
 namespace poolshift {
 
+inline constexpr std::uint64_t kFeatureObjectMap = 8;  // RBD_FEATURE_OBJECT_MAP
+
 // What `rbd create` can be told, enough to make an image again as it was.
 struct ImageSpec {
   std::uint64_t size_bytes = 0;

@@ -235,7 +235,7 @@ struct Stage {
       CHECK(image.half_removed.empty());
       CHECK(image.unmapped.empty());
       CHECK(image.mapped_in_vain.empty());
-      CHECK((image.spec.features & fakes::kObjectMap) != 0);
+      CHECK((image.spec.features & kFeatureObjectMap) != 0);
       CHECK(image.parent.empty());
     }
     CHECK(world.half_trashed.empty());

@@ -73,7 +73,7 @@ class FakeObjectCopier : public ObjectCopier {
       clone->blocks.insert(frozen->blocks.lower_bound(object * kObjectBlocks),
                            frozen->blocks.lower_bound((object + 1) * kObjectBlocks));
       const bool mapped = clone->mapped_in_vain.erase(object) != 0;
-      if (!mapped && (clone->spec.features & kObjectMap) != 0) clone->unmapped.insert(object);
+      if (!mapped && (clone->spec.features & kFeatureObjectMap) != 0) clone->unmapped.insert(object);
     }
     return {};
   }
@@ -367,7 +367,7 @@ class FakeCluster : public Cluster {
   Status rebuild_object_map(const ImageName& name, const Watching& watching) override {
     return world_.call([&]() -> Status {
       return on_image(name, [&](FakeImage& fake) -> Status {
-        if ((fake.spec.features & kObjectMap) == 0) return {};
+        if ((fake.spec.features & kFeatureObjectMap) == 0) return {};
         fake.unmapped.clear();
         fake.mapped_in_vain.clear();
         const bool waits = !watching || watching(1, 1);
@@ -379,7 +379,7 @@ class FakeCluster : public Cluster {
   Status drop_object_map(const ImageName& name) override {
     return world_.call([&]() -> Status {
       return on_image(name, [&](FakeImage& fake) -> Status {
-        fake.spec.features &= ~(kObjectMap | kFastDiff);
+        fake.spec.features &= ~(kFeatureObjectMap | kFastDiff);
         fake.unmapped.clear();
         fake.mapped_in_vain.clear();
         return {};
@@ -390,7 +390,7 @@ class FakeCluster : public Cluster {
   Status add_object_map(const ImageName& name, std::uint64_t features) override {
     return world_.call([&]() -> Status {
       return on_image(name, [&](FakeImage& fake) -> Status {
-        fake.spec.features |= features & (kObjectMap | kFastDiff);
+        fake.spec.features |= features & (kFeatureObjectMap | kFastDiff);
         return {};
       });
     });

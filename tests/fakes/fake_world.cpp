@@ -152,7 +152,7 @@ void FakeWorld::store(FakeImage& image, std::uint64_t block, std::uint64_t stamp
 
 void FakeWorld::end_flattening(FakeImage& image) {
   const auto object = image.flattened_objects;
-  if (image.flattening && (image.spec.features & kObjectMap) != 0 && !has_object(image, object) &&
+  if (image.flattening && (image.spec.features & kFeatureObjectMap) != 0 && !has_object(image, object) &&
       !inherited(image, object).empty()) {
     image.mapped_in_vain.insert(object);
   }

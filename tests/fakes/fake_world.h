@@ -22,7 +22,6 @@
 namespace poolshift::fakes {
 
 inline constexpr std::uint64_t kBlockBytes = 4096;
-inline constexpr std::uint64_t kObjectMap = 8;     // RBD_FEATURE_OBJECT_MAP
 inline constexpr std::uint64_t kObjectBlocks = 4;  // a data object is so many blocks, whatever the image's order
 
 // Thrown out of a port call: the process dies here. Nothing may catch it but the test.
