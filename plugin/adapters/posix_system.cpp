@@ -457,6 +457,25 @@ class PosixSystem final : public System {
     return {};
   }
 
+  Status reserve_space(const std::string& path, std::uint64_t bytes) override {
+    const Fd fd = open_file(path, O_WRONLY);
+    struct stat file {};
+    if (!fd || ::fstat(fd.get(), &file) != 0) return system_error("reserve space for", path, errno);
+    const auto length = static_cast<off_t>(bytes);
+    if (::fallocate(fd.get(), FALLOC_FL_KEEP_SIZE, file.st_size, length) == 0 || errno == EOPNOTSUPP) return {};
+    return system_error("reserve space for", path, errno);
+  }
+
+  // Cutting a file to its own size frees what is beyond its end.
+  Status release_space(const std::string& path) override {
+    const Fd fd = open_file(path, O_WRONLY);
+    struct stat file {};
+    if (!fd || ::fstat(fd.get(), &file) != 0 || ::ftruncate(fd.get(), file.st_size) != 0) {
+      return system_error("release the space of", path, errno);
+    }
+    return {};
+  }
+
   Status replace_file(const std::string& path, const std::string& content) override {
     const auto temporary = temporary_name(path);
     POOLSHIFT_TRY(write_temporary(temporary, content, false));

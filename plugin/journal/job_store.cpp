@@ -15,6 +15,8 @@ namespace {
 
 constexpr std::uint64_t kMaxSideFileBytes = 64 * 1024;
 constexpr std::uint64_t kMostRecordsBytes = 16 * 1024;  // what nearly all records are shorter than
+// What a job may still write when the file system is full: some fifty records.
+constexpr std::uint64_t kReservedBytes = 256 * 1024;
 constexpr std::int64_t kLockPatienceMs = 10'000;
 constexpr std::int64_t kLockRetryMs = 20;
 constexpr const char* kJournal = ".journal";
@@ -48,7 +50,15 @@ bool is_job_id(const std::string& text) {
   return text.size() == 12 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
 
-Status JournalWriter::append(const JobRecord& record) { return system_->append_file(path_, framed(record)); }
+Status JournalWriter::append(const JobRecord& record) {
+  if (has_failed_) POOLSHIFT_TRY(system_->truncate_file(path_, intact_bytes_));
+  const auto line = framed(record);
+  const auto status = system_->append_file(path_, line);
+  has_failed_ = !status;
+  if (status) intact_bytes_ += line.size();
+  if (status && has_ended(record.phase)) (void)system_->release_space(path_);
+  return status;
+}
 
 std::string JobStore::path_of(const std::string& job_id, const char* suffix) const {
   return fmt::format("{}/{}{}", jobs_dir_, job_id, suffix);
@@ -163,10 +173,15 @@ Result<JournalWriter> JobStore::create(const JobRecord& record) {
   if (!folder_lock) return folder_lock.error();
   POOLSHIFT_TRY(check_free(record.domain_uuid, record.disk, record.source, record.target));
   const auto path = path_of(record.job_id, kJournal);
-  POOLSHIFT_TRY(system_.create_file(path, framed(record)));
+  const auto line = framed(record);
+  POOLSHIFT_TRY(system_.create_file(path, line));
   auto lock = system_.lock_file(path);
   if (!lock) return lock.error();
-  return JournalWriter(system_, path, std::move(*lock));
+  if (const auto reserved = system_.reserve_space(path, kReservedBytes); !reserved) {
+    (void)system_.remove_file(path);  // nothing was begun
+    return reserved.error();
+  }
+  return JournalWriter(system_, path, std::move(*lock), line.size());
 }
 
 Result<JobStore::Opened> JobStore::open_job(const std::string& job_id) {
@@ -180,7 +195,9 @@ Result<JobStore::Opened> JobStore::open_job(const std::string& job_id) {
   auto record = read_record(job_id, &intact_bytes);
   if (!record) return record.error();
   POOLSHIFT_TRY(system_.truncate_file(path, intact_bytes));  // a torn last line must not come to lie in the middle
-  return Opened{JournalWriter(system_, path, std::move(*lock)), std::move(*record)};
+  // Without room the job goes on for as long as the file system lets it.
+  if (!has_ended(record->phase)) (void)system_.reserve_space(path, kReservedBytes);
+  return Opened{JournalWriter(system_, path, std::move(*lock), intact_bytes), std::move(*record)};
 }
 
 Result<JobStore::Seen> JobStore::look_at(const std::string& job_id) {

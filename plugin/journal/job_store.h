@@ -31,15 +31,20 @@ struct JobControl {
 // Appends to one journal while its lock is held.
 class JournalWriter {
  public:
-  JournalWriter(System& system, std::string path, std::unique_ptr<FileLock> lock)
-      : system_(&system), path_(std::move(path)), lock_(std::move(lock)) {}
+  // `intact_bytes`: how long the journal is now.
+  JournalWriter(System& system, std::string path, std::unique_ptr<FileLock> lock, std::uint64_t intact_bytes)
+      : system_(&system), path_(std::move(path)), lock_(std::move(lock)), intact_bytes_(intact_bytes) {}
 
+  // After an error the record is not in the journal, or may not survive a crash. The next call cuts off what the failed
+  // one has left: a torn line in the middle would make the whole journal unreadable.
   Status append(const JobRecord& record);
 
  private:
   System* system_;
   std::string path_;
   std::unique_ptr<FileLock> lock_;
+  std::uint64_t intact_bytes_;
+  bool has_failed_ = false;
 };
 
 class JobStore {

@@ -85,6 +85,11 @@ class System {
   virtual Status append_file(const std::string& path, const std::string& content) = 0;
   // Cuts a file to its first `size_bytes`; durable when it returns.
   virtual Status truncate_file(const std::string& path, std::uint64_t size_bytes) = 0;
+  // Keeps room for `bytes` more at the end of a file, so that appending to it succeeds on a full file system too. The
+  // file's size does not change. `failed` when there is no room. Ok on a file system that cannot keep any.
+  virtual Status reserve_space(const std::string& path, std::uint64_t bytes) = 0;
+  // Gives back what was reserved and not used.
+  virtual Status release_space(const std::string& path) = 0;
   // All or nothing (rename), not durable: for what may be lost in a crash of the host.
   virtual Status replace_file(const std::string& path, const std::string& content) = 0;
   // The same, and every user may read the file: mode 0644, whatever the umask.

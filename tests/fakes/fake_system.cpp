@@ -158,41 +158,55 @@ class FakeSystem : public System {
   }
 
   Status create_file(const std::string& path, const std::string& content) override {
-    return call([&]() -> Status {
-      if (world_.files.contains(path)) return Error{ErrorCode::exists, path + " exists", ""};
-      if (!world_.torn_now()) world_.files[path] = {content, content, true};
-      return {};
-    });
+    return call(
+        [&]() -> Status {
+          if (world_.files.contains(path)) return Error{ErrorCode::exists, path + " exists", ""};
+          if (!world_.torn_now()) world_.files[path] = {content, content, true};
+          return {};
+        },
+        FakeWorld::Kind::writes_file);
   }
 
   Status append_file(const std::string& path, const std::string& content) override {
-    return call([&]() -> Status {
-      const auto found = world_.files.find(path);
-      if (found == world_.files.end()) return not_found(path);
-      FakeFile& file = found->second;
-      file.content += world_.torn_now() ? content.substr(0, content.size() / 2) : content;
-      file.durable = file.content;
-      file.is_durable = true;
-      return {};
-    });
+    return call(
+        [&]() -> Status {
+          const auto found = world_.files.find(path);
+          if (found == world_.files.end()) return not_found(path);
+          FakeFile& file = found->second;
+          file.content += world_.torn_now() ? content.substr(0, content.size() / 2) : content;
+          file.durable = file.content;
+          file.is_durable = true;
+          return {};
+        },
+        FakeWorld::Kind::writes_file);
   }
 
   Status truncate_file(const std::string& path, std::uint64_t size_bytes) override {
-    return call([&]() -> Status {
-      const auto found = world_.files.find(path);
-      if (found == world_.files.end()) return not_found(path);
-      FakeFile& file = found->second;
-      file.content.resize(size_bytes);
-      file.durable = file.content;
-      return {};
-    });
+    return call(
+        [&]() -> Status {
+          const auto found = world_.files.find(path);
+          if (found == world_.files.end()) return not_found(path);
+          FakeFile& file = found->second;
+          file.content.resize(size_bytes);
+          file.durable = file.content;
+          return {};
+        },
+        FakeWorld::Kind::writes_file);
   }
 
+  Status reserve_space(const std::string& path, std::uint64_t) override {
+    return call([&]() -> Status { return world_.files.contains(path) ? Status() : Status(not_found(path)); },
+                FakeWorld::Kind::writes_file);
+  }
+  Status release_space(const std::string& path) override { return reserve_space(path, 0); }
+
   Status replace_file(const std::string& path, const std::string& content) override {
-    return call([&]() -> Status {
-      world_.files[path].content = content;
-      return {};
-    });
+    return call(
+        [&]() -> Status {
+          world_.files[path].content = content;
+          return {};
+        },
+        FakeWorld::Kind::writes_file);
   }
 
   Status replace_public_file(const std::string& path, const std::string& content) override {
@@ -200,21 +214,25 @@ class FakeSystem : public System {
   }
 
   Status move_file(const std::string& from, const std::string& to) override {
-    return call([&]() -> Status {
-      if (!world_.files.contains(from)) return not_found(from);
-      if (world_.files.contains(to)) return Error{ErrorCode::exists, to + " exists", ""};
-      auto node = world_.files.extract(from);
-      node.key() = to;
-      world_.files.insert(std::move(node));
-      return {};
-    });
+    return call(
+        [&]() -> Status {
+          if (!world_.files.contains(from)) return not_found(from);
+          if (world_.files.contains(to)) return Error{ErrorCode::exists, to + " exists", ""};
+          auto node = world_.files.extract(from);
+          node.key() = to;
+          world_.files.insert(std::move(node));
+          return {};
+        },
+        FakeWorld::Kind::writes_file);
   }
 
   Status remove_file(const std::string& path) override {
-    return call([&]() -> Status {
-      world_.files.erase(path);
-      return {};
-    });
+    return call(
+        [&]() -> Status {
+          world_.files.erase(path);
+          return {};
+        },
+        FakeWorld::Kind::writes_file);
   }
 
   Result<std::unique_ptr<FileLock>> lock_file(const std::string& path) override {
@@ -233,19 +251,21 @@ class FakeSystem : public System {
   }
 
   Status create_overlay(const std::string& path, std::uint64_t size_bytes) override {
-    return call([&]() -> Status {
-      for (const auto& domain : world_.domains) {
-        for (const auto& disk : domain->disks) {
-          if (domain->state != DomainState::inactive && disk.overlay && disk.overlay->path == path) {
-            return Error{ErrorCode::failed, path + " is in use", "Look who has it open."};
+    return call(
+        [&]() -> Status {
+          for (const auto& domain : world_.domains) {
+            for (const auto& disk : domain->disks) {
+              if (domain->state != DomainState::inactive && disk.overlay && disk.overlay->path == path) {
+                return Error{ErrorCode::failed, path + " is in use", "Look who has it open."};
+              }
+            }
           }
-        }
-      }
-      FakeFile file{"qcow2", "", false};
-      if (!world_.torn_now()) file.qcow2 = std::make_shared<FakeQcow2>(FakeQcow2{size_bytes, {}});
-      world_.files[path] = std::move(file);
-      return {};
-    });
+          FakeFile file{"qcow2", "", false};
+          if (!world_.torn_now()) file.qcow2 = std::make_shared<FakeQcow2>(FakeQcow2{size_bytes, {}});
+          world_.files[path] = std::move(file);
+          return {};
+        },
+        FakeWorld::Kind::writes_file);
   }
 
   Result<std::unique_ptr<Guardian>> start_guardian(const std::string&, const std::string& order,
@@ -268,8 +288,8 @@ class FakeSystem : public System {
 
  private:
   template <class Body>
-  std::invoke_result_t<Body&> call(Body body) {
-    return of_guardian_ ? world_.guardian_call(body) : world_.call(body);
+  std::invoke_result_t<Body&> call(Body body, FakeWorld::Kind kind = FakeWorld::Kind::plain) {
+    return of_guardian_ ? world_.guardian_call(body) : world_.call(body, kind);
   }
 
   FakeWorld& world_;

@@ -478,8 +478,26 @@ void FakeWorld::hang_at(std::uint64_t call_number, std::int64_t duration_ms, Cra
   hangs_[calls_ + call_number] = {duration_ms, when};
 }
 
+void FakeWorld::fail_at(std::uint64_t call_number, Fault fault) {
+  fault_call_ = calls_ + call_number;
+  fault_ = std::move(fault);
+  fault_is_hit_ = false;
+}
+
+bool FakeWorld::has_fault(std::uint64_t number, Kind kind, CrashWhen when) const {
+  if (!fault_ || fault_->when != when || fault_->of_files != (kind == Kind::writes_file)) return false;
+  return fault_->lasts ? number >= fault_call_ : number == fault_call_;
+}
+
+Error FakeWorld::meet_fault() {
+  fault_is_hit_ = true;
+  advance(fault_->silent_ms);
+  return fault_->error;
+}
+
 std::uint64_t FakeWorld::begin_call() {
   const auto number = ++calls_;
+  if (number > most_calls) throw Endless{};
   if (const auto event = events_.find(number); event != events_.end()) event->second();
   if (const auto hang = hangs_.find(number); hang != hangs_.end() && hang->second.when == CrashWhen::before) {
     advance(hang->second.duration_ms);

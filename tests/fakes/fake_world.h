@@ -12,6 +12,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "flow/guard.h"
@@ -26,6 +27,9 @@ inline constexpr std::uint64_t kObjectBlocks = 4;  // a data object is so many b
 
 // Thrown out of a port call: the process dies here. Nothing may catch it but the test.
 struct Crash {};
+
+// Thrown out of a port call when there were too many: a loop without end.
+struct Endless {};
 
 // The data of an image or of a snapshot of it.
 struct FakeLayer {
@@ -182,6 +186,20 @@ class FakeWorld {
   std::uint64_t calls() const { return calls_; }
   // Something that happens right before call `number`.
   void happen_at(std::uint64_t call_number, std::function<void()> event);
+  // Call `number`, or it and all later ones, returns an error: before it has acted, after it, or in its middle. Only
+  // calls that can fail do; guardians' calls do not count. `is_hit` says whether any has failed so.
+  struct Fault {
+    Error error;
+    CrashWhen when = CrashWhen::before;
+    bool lasts = false;
+    std::int64_t silent_ms = 0;  // so long before it returns
+    bool of_files = false;       // of the calls that write files, and of no others; else: of all other calls
+  };
+  void fail_at(std::uint64_t call_number, Fault fault);
+  void end_fault() { fault_.reset(); }
+  bool fault_is_hit() const { return fault_is_hit_; }
+  // More calls than this are taken for a loop without end: Endless is thrown.
+  std::uint64_t most_calls = 1'000'000;
   // Call `number` takes so long, before it acts or after it.
   void hang_at(std::uint64_t call_number, std::int64_t duration_ms, CrashWhen when = CrashWhen::before);
 
@@ -225,11 +243,23 @@ class FakeWorld {
 
   // --- for the ports
   // Of the process; a guardian's calls are made with guardian_call(): they take time too, and do not count.
+  enum class Kind { plain, writes_file };
   template <class Body>
-  auto call(Body body) {
+  auto call(Body body, Kind kind = Kind::plain) {
+    using Answer = decltype(body());
     const auto number = begin_call();  // a call may be made inside another: while it waits
+    if constexpr (std::is_constructible_v<Answer, Error>) {
+      if (has_fault(number, kind, CrashWhen::before)) {
+        end_call(number);
+        return Answer(meet_fault());
+      }
+    }
     auto result = body();
     end_call(number);
+    if constexpr (std::is_constructible_v<Answer, Error>) {
+      const bool fails = has_fault(number, kind, CrashWhen::after) || has_fault(number, kind, CrashWhen::torn);
+      if (fails && result) return Answer(meet_fault());
+    }
     return result;
   }
   template <class Body>
@@ -238,7 +268,10 @@ class FakeWorld {
     advance(1);
     return result;
   }
-  bool torn_now() const { return crash_call_ == calls_ && crash_when_ == CrashWhen::torn; }
+  bool torn_now() const {
+    return (crash_call_ == calls_ && crash_when_ == CrashWhen::torn) ||
+           has_fault(calls_, Kind::writes_file, CrashWhen::torn);
+  }
   FakeDomain* find(const std::string& name_or_uuid);
   FakeImage* image(const ImageName& name);
   const FakeImage* image(const ImageName& name) const;
@@ -268,6 +301,8 @@ class FakeWorld {
   void end_guardian(const std::shared_ptr<FakeGuardian>& guardian);
 
  private:
+  bool has_fault(std::uint64_t number, Kind kind, CrashWhen when) const;
+  Error meet_fault();
   std::uint64_t begin_call();
   void end_call(std::uint64_t number);
   void tick();
@@ -287,6 +322,9 @@ class FakeWorld {
   std::uint64_t calls_ = 0;
   std::uint64_t crash_call_ = 0;
   CrashWhen crash_when_ = CrashWhen::before;
+  std::uint64_t fault_call_ = 0;
+  std::optional<Fault> fault_;
+  bool fault_is_hit_ = false;
   std::map<std::uint64_t, std::function<void()>> events_;
   std::map<std::uint64_t, Hang> hangs_;
   std::set<std::string> locked_by_process_;

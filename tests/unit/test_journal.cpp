@@ -232,6 +232,27 @@ TEST_CASE("taking a job up cuts the torn line off, so that it never lies in the 
   CHECK(store.look_at("0123456789ab")->record.phase == Phase::undo);
 }
 
+TEST_CASE("a record that could not be written is cut off before the next one") {
+  for (const auto when :
+       {fakes::FakeWorld::CrashWhen::before, fakes::FakeWorld::CrashWhen::torn, fakes::FakeWorld::CrashWhen::after}) {
+    fakes::FakeWorld world;
+    const auto system = world.system();
+    JobStore store(*system, "/state");
+    auto record = some_record("aaaaaaaaaaaa");
+    auto journal = store.create(record);
+    REQUIRE(journal);
+    world.fail_at(1, {Error{ErrorCode::failed, "no space left", ""}, when, false, 0, true});
+    record.phase = Phase::pivot;
+    CHECK_FALSE(journal->append(record));
+    CHECK(world.fault_is_hit());
+    record.phase = Phase::retire;
+    REQUIRE(journal->append(record));
+    const auto replay = replay_journal(world.files.at("/state/jobs/aaaaaaaaaaaa.journal").content);
+    REQUIRE(replay);
+    CHECK(replay->record_count == 2);
+  }
+}
+
 TEST_CASE("what people asked for adds up") {
   fakes::FakeWorld world;
   auto system = world.system();

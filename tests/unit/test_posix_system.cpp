@@ -1,4 +1,5 @@
 // What the real system says of files, processes and programs, for the doctor.
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -38,6 +39,32 @@ void write_program(const std::string& path, const std::string& text) {
 }
 
 }  // namespace
+
+TEST_CASE("a file system that becomes full does not stop the file for which space was reserved") {
+  if (::geteuid() != 0) {
+    WARN("not run: mounting a small file system takes root");
+    return;
+  }
+  const Folder folder;
+  const auto system = make_posix_system();
+  const std::string place = folder / "small";
+  REQUIRE(::mkdir(place.c_str(), 0700) == 0);
+  REQUIRE(::mount("none", place.c_str(), "tmpfs", 0, "size=1m") == 0);
+  const std::string journal = place + "/journal";
+  const std::string other = place + "/other";
+  CHECK(system->create_file(journal, "first\n"));
+  CHECK(system->reserve_space(journal, 256 * 1024));
+  CHECK(system->file_bytes(journal).value() == 6);
+  CHECK(system->create_file(other, "\n"));
+  while (system->append_file(other, std::string(64 * 1024, 'x'))) {
+  }
+  CHECK(system->reserve_space(other, 256 * 1024).error().code == ErrorCode::failed);
+  CHECK(system->append_file(journal, std::string(200 * 1024, 'y')));
+  CHECK(system->release_space(journal));
+  CHECK(system->file_bytes(journal).value() == 6 + 200 * 1024);
+  CHECK(system->append_file(other, std::string(32 * 1024, 'x')));
+  CHECK(::umount(place.c_str()) == 0);
+}
 
 TEST_CASE("facts of a file are those of what a link names, but for when it came") {
   const Folder folder;
