@@ -71,8 +71,16 @@ Status move_to(Swap& swap, Phase next) {
   return swap.save();
 }
 
+// A job may be held because the undo of an earlier failure failed: the first cause is named too.
+Error with_first_cause(const JobRecord& record, Error reason) {
+  const bool is_first = !record.error || record.error->message.find(reason.message) != std::string::npos;
+  if (is_first || is_held(record.phase)) return reason;
+  reason.message = fmt::format("{}; before that: {}", reason.message, record.error->message);
+  return reason;
+}
+
 Status hold(Swap& swap, Phase held, GuestOn guest_on, const Error& reason) {
-  swap.record.error = reason;
+  swap.record.error = with_first_cause(swap.record, reason);
   // Where this cannot be done the guardian goes on trying.
   if (swap.record.resume_guest) {
     if (auto back = bring_guest_back(swap, 0); !back) log().error("{}", back.error().message);
@@ -123,6 +131,14 @@ class Runner {
     return {};
   }
 
+  Error cannot_look(const Error& error) const {
+    const JobRecord& record = swap_.record;
+    return {error.code,
+            fmt::format("cannot find out which image disk '{}' of domain '{}' is on: {}", record.disk,
+                        record.domain_name, error.message),
+            fmt::format("{} Then run 'poolshift recover {}'.", error.advice, record.job_id)};
+  }
+
   Error doubt(const Verdict& verdict) const {
     const JobRecord& record = swap_.record;
     return {ErrorCode::failed,
@@ -162,9 +178,14 @@ class Runner {
     return hold(swap_, parked(record.phase), usual_guest_on(parked(record.phase)), error);
   }
 
+  // Ends or delays the job, whatever the look says: nothing leads from here back to here.
   Status after_failed_pivot(const Error& error) {
     const auto facts = observe(swap_);
-    if (!facts) return after_failure(facts.error());
+    if (!facts && facts.error().code == ErrorCode::unreachable) return wait_and_look_again(facts.error());
+    if (!facts) {
+      stopped_ = true;
+      return hold(swap_, Phase::held_unknown, GuestOn::unknown, cannot_look(facts.error()));
+    }
     const Verdict verdict = decide(Phase::pivot, *facts);
     const bool is_on_target = verdict.next == Phase::retire || verdict.next == Phase::hydrate;
     if (is_on_target) swap_.record.error.reset();
