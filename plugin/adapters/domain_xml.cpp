@@ -6,6 +6,8 @@
 #include <pugixml.hpp>
 #include <sstream>
 
+#include "adapters/disk_xml.h"
+
 namespace poolshift {
 namespace {
 
@@ -124,6 +126,8 @@ Disk read_disk(const pugi::xml_node& node) {
   disk.unmaps = is(node.child("driver").attribute("discard"), "unmap");
   disk.has_overlay = has_backing_file(node);
   if (const auto mirror = node.child("mirror")) read_mirror(mirror, disk);
+  disk.unsupported_parts = unsupported_parts(node);
+  disk.comparable_xml = comparable_disk(node);
   return disk;
 }
 

@@ -283,6 +283,8 @@ Result<Domain> LibvirtHypervisor::describe(virDomain* domain, bool with_jobs) {
   const int persistent = virDomainIsPersistent(domain);
   if (persistent < 0 || virDomainGetState(domain, &state, &reason, 0) < 0) return make_error(last_error(), what);
   description.state = state_of(state);
+  // on_crash=preserve: QEMU is still there and has the images open.
+  if (state == VIR_DOMAIN_CRASHED && virDomainIsActive(domain) != 0) description.state = DomainState::paused;
   description.persistent = persistent == 1;
   const CString xml(virDomainGetXMLDesc(domain, 0));
   if (!xml) return make_error(last_error(), what);

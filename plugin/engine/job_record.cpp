@@ -162,6 +162,9 @@ void to_json(json& out, const JobRecord& record) {
          {"source_size_bytes", record.source_size_bytes},
          {"source_used_bytes", record.source_used_bytes},
          {"source_unmaps", record.source_unmaps},
+         {"disk_xml", record.disk_xml},
+         {"persistent_disk_xml", record.persistent_disk_xml},
+         {"disk_is_compared", record.disk_is_compared},
          {"checks", to_json(record.checks)},
          {"copy_started", record.copy_started},
          {"resume_guest", record.resume_guest},
@@ -210,6 +213,9 @@ static JobRecord parse_record(const json& in) {
   from_json(in.at("source_access"), record.source_access);
   from_json(in.at("target_access"), record.target_access);
   in.at("engine").get_to(record.engine);
+  if (record.engine != kMirror && record.engine != kHandover) {
+    throw json::other_error::create(500, fmt::format("unknown engine '{}'", record.engine), &in);
+  }
   in.at("engine_reason").get_to(record.engine_reason);
   in.at("bandwidth_bytes_per_s").get_to(record.bandwidth_bytes_per_s);
   const auto source_after = in.at("source_after").get<std::string>();
@@ -225,6 +231,9 @@ static JobRecord parse_record(const json& in) {
   record.overlay_bytes = in.value("overlay_bytes", std::uint64_t{0});
   record.resume_guest = in.value("resume_guest", false);
   record.overlay_committed = in.value("overlay_committed", false);
+  record.disk_xml = in.value("disk_xml", "");
+  record.persistent_disk_xml = in.value("persistent_disk_xml", "");
+  record.disk_is_compared = in.value("disk_is_compared", false);
   in.at("source_watcher").get_to(record.source_watcher);
   in.at("source_size_bytes").get_to(record.source_size_bytes);
   in.at("source_used_bytes").get_to(record.source_used_bytes);

@@ -86,6 +86,8 @@ struct JobRecord {
   std::uint64_t source_size_bytes = 0;
   std::uint64_t source_used_bytes = 0;
   bool source_unmaps = false;
+  std::string disk_xml;             // the disk's XML without its source (Disk::comparable_xml); empty: not known
+  std::string persistent_disk_xml;  // the same of the persistent definition
   ImageSpec target_spec;  // the target as it was, or as it is to be created
   std::vector<Check> checks;
 
@@ -93,6 +95,7 @@ struct JobRecord {
   bool copy_started = false;                   // the target may hold data, or its name be our clone's
   bool resume_guest = false;                   // the guest ran, and we may have suspended it
   bool overlay_committed = false;              // what the overlay held is on the source
+  bool disk_is_compared = false;               // after the switch the disk's XML was as before, but for its source
   std::optional<WriteLimit> limit_to_restore;  // the guest's write limit before we lowered it
   std::string convergence = "none needed";
   std::uint64_t copied_bytes = 0;

@@ -14,6 +14,7 @@
 #include "flow/handover.h"
 #include "flow/pacing.h"
 #include "flow/recover.h"
+#include "flow/same_disk.h"
 #include "flow/staging.h"
 #include "flow/tag.h"
 
@@ -251,6 +252,7 @@ class Hydrator {
 Result<Phase> hydrate(Swap& swap) {
   JobRecord& record = swap.record;
   if (record.resume_guest) POOLSHIFT_TRY(bring_guest_back(swap, kBringBackMs));
+  POOLSHIFT_TRY(compare_disk(swap));
   auto cluster = swap.target_cluster();
   if (!cluster) return cluster.error();
   if (record.offline) POOLSHIFT_TRY(finish_rename(**cluster, hidden_name(record), record.target));

@@ -4,6 +4,7 @@
 
 #include "flow/flow.h"
 #include "flow/handover.h"
+#include "flow/same_disk.h"
 #include "flow/staging.h"
 #include "flow/tag.h"
 #include "flow/write_limit.h"
@@ -150,6 +151,7 @@ Result<Phase> retire(Swap& swap) {
   POOLSHIFT_TRY(restore_write_limit(swap));
   POOLSHIFT_TRY(prove_on_target(swap));
   POOLSHIFT_TRY(verify_persistent_definition(swap));
+  POOLSHIFT_TRY(compare_disk(swap));
   POOLSHIFT_TRY(wait_until_source_is_closed(swap));
   auto cluster = swap.target_cluster();
   if (!cluster) return cluster.error();

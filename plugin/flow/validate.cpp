@@ -242,6 +242,7 @@ class Validator {
       refuse("block_job", fmt::format("{} has a block job already", where),
              "Wait for it, or end it with 'virsh blockjob --abort'.");
     }
+    check_disk_xml(where);
     if (out_.refused()) return {};
     pass("disk", fmt::format("{} is {}", where, to_string(*disk_.image)));
     if (out_.plan.offline) return {};
@@ -250,6 +251,29 @@ class Validator {
     out_.counters = *counters;
     out_.counters_ms = ports_.system.monotonic_ms();
     return {};
+  }
+
+  // What is not known might not be on the disk any more after the swap, or mean something else there.
+  void check_disk_xml(const std::string& where) {
+    auto parts = disk_.unsupported_parts;
+    const Disk* persistent = persistent_disk();
+    if (persistent != nullptr) {
+      for (const auto& part : persistent->unsupported_parts) {
+        if (std::find(parts.begin(), parts.end(), part) == parts.end()) parts.push_back(part);
+      }
+    }
+    out_.plan.disk_xml = disk_.comparable_xml;
+    out_.plan.persistent_disk_xml = persistent == nullptr ? "" : persistent->comparable_xml;
+    if (parts.empty()) return;
+    refuse("disk_xml", fmt::format("{} has {}, which PoolShift does not support", where, fmt::join(parts, ", ")),
+           "Remove it with 'virsh edit' if the guest can do without it; else move the disk by other means.");
+  }
+
+  const Disk* persistent_disk() const {
+    for (const auto& disk : domain_.persistent_disks) {
+      if (disk.target == disk_.target) return &disk;
+    }
+    return nullptr;
   }
 
   // Image names are compared without their cluster: two clusters with the same names on one host cost a refusal,

@@ -44,6 +44,10 @@ struct Disk {
   std::optional<Mirror> mirror;
   bool commits = false;          // an active commit is under way: the overlay goes down into the image below
   bool other_block_job = false;  // pull, backup: any job that is neither a copy nor an active commit
+  // Parts of its XML that PoolShift does not know how to keep, in words: "<slices> in <source>".
+  std::vector<std::string> unsupported_parts;
+  // Its XML without the source and without what changes by itself: equal before and after a swap.
+  std::string comparable_xml;
 };
 
 struct Domain {

@@ -38,10 +38,13 @@ Domain shown(const FakeDomain& fake) {
     if (disk.mirror) live.mirror = Mirror{disk.mirror->options.target, disk.mirror->ready, false};
     live.commits = disk.commit.has_value();
     show_source(live, disk.shown.image, disk.overlay ? disk.overlay->path : "");
+    const bool is_changed = !disk.changed_by_switch.empty() && disk.shown.image != disk.original;
+    if (is_changed && !disk.changes_only_definition) live.comparable_xml = disk.changed_by_switch;
     domain.disks.push_back(live);
     if (!fake.persistent) continue;
     Disk persistent = disk.shown;
     show_source(persistent, disk.persistent_image, disk.persistent_overlay);
+    if (is_changed) persistent.comparable_xml = disk.changed_by_switch;
     domain.persistent_disks.push_back(persistent);
   }
   return domain;

@@ -47,6 +47,7 @@ FakeDisk FakeWorld::disk_on(const std::string& target, const ImageName& image, s
   disk.shown.access.secret_uuid = "secret";
   disk.shown.unmaps = true;
   disk.persistent_image = image;
+  disk.original = image;
   disk.writes_per_s = writes_per_s;
   return disk;
 }

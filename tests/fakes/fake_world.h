@@ -96,8 +96,11 @@ struct FakeDisk {
   // the overlay when there is one.
   Disk shown;
   std::optional<ImageName> persistent_image;
-  std::string persistent_overlay;      // path: the definition names this file, over persistent_image
-  std::optional<FakeOverlay> overlay;  // what QEMU writes to
+  std::string changed_by_switch;         // the comparable XML once the disk is on another image; empty: the same
+  bool changes_only_definition = false;  // and not the live XML
+  ImageName original;                    // the image of the start
+  std::string persistent_overlay;        // path: the definition names this file, over persistent_image
+  std::optional<FakeOverlay> overlay;    // what QEMU writes to
   std::optional<FakeMirror> mirror;
   std::optional<MirrorOptions> latest_mirror;  // of the copy that was started last
   std::optional<FakeCommit> commit;

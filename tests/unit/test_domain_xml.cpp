@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <fstream>
+#include <map>
+#include <pugixml.hpp>
+#include <set>
 #include <sstream>
 
 #include "adapters/domain_xml.h"
@@ -358,4 +361,177 @@ TEST_CASE("domain XML: an image gets another name, and nothing else changes", "[
   };
   CHECK(plain(*after) == plain(expected));
   CHECK(renamed_images_xml(before, {{"vdx", {"p", "", "i"}}}).error().code == ErrorCode::not_found);
+}
+
+// --- parts of a disk that are not supported
+// ---------------------------------------------------------------------------
+
+namespace {
+
+const std::string kSchemas = "/usr/share/libvirt/schemas/";
+
+// What libvirt's schema lets stand directly in an element: names of elements, and of attributes with an '@'.
+class Schema {
+ public:
+  Schema() { load("domain.rng"); }
+  bool loaded() const { return defines_.contains("disk"); }
+
+  // Of all elements with this name that stand directly in one of `parents`.
+  std::vector<pugi::xml_node> elements(const std::vector<pugi::xml_node>& parents, const std::string& name) const {
+    std::vector<pugi::xml_node> found;
+    for (const auto& node : contents(parents)) {
+      if (std::string(node.name()) == "element" && node.attribute("name").value() == name) found.push_back(node);
+    }
+    return found;
+  }
+  std::set<std::string> names(const std::vector<pugi::xml_node>& parents) const {
+    std::set<std::string> names;
+    for (const auto& node : contents(parents)) {
+      const bool is_attribute = std::string(node.name()) == "attribute";
+      names.insert((is_attribute ? "@" : "") + std::string(node.attribute("name").value()));
+    }
+    return names;
+  }
+  std::vector<pugi::xml_node> disks() const { return elements(defines_.at("disk"), "disk"); }
+
+ private:
+  void load(const std::string& name) {
+    if (documents_.contains(name) || !documents_[name].load_file((kSchemas + name).c_str())) return;
+    const auto grammar = documents_[name].child("grammar");
+    for (const auto& include : grammar.children("include")) load(include.attribute("href").value());
+    for (const auto& define : grammar.children("define")) defines_[define.attribute("name").value()].push_back(define);
+  }
+  std::vector<pugi::xml_node> contents(const std::vector<pugi::xml_node>& parents) const {
+    std::vector<pugi::xml_node> found;
+    std::set<std::string> visited;
+    for (const auto& parent : parents) collect(parent, found, visited);
+    return found;
+  }
+  void collect(const pugi::xml_node& node, std::vector<pugi::xml_node>& found, std::set<std::string>& visited) const {
+    for (const auto& child : node.children()) {
+      const std::string kind = child.name();
+      if (kind == "element" || kind == "attribute") {
+        found.push_back(child);
+      } else if (kind != "ref") {
+        collect(child, found, visited);
+      } else if (const std::string name = child.attribute("name").value();
+                 defines_.contains(name) && visited.insert(name).second) {
+        for (const auto& define : defines_.at(name)) collect(define, found, visited);
+      }
+    }
+  }
+
+  std::map<std::string, pugi::xml_document> documents_;
+  std::map<std::string, std::vector<pugi::xml_node>> defines_;  // more than one: they are combined
+};
+
+std::vector<std::string> unsupported(const std::string& inner, const std::string& attributes = "type='network'") {
+  return disk_with(inner, attributes).unsupported_parts;
+}
+
+const char* const kSourceStart = "<source protocol='rbd' name='pool/image'";
+
+}  // namespace
+
+TEST_CASE("domain XML: whatever libvirt's schema allows in a disk is either known or named", "[domain_xml]") {
+  const Schema schema;
+  if (!schema.loaded()) {
+    WARN("not run: libvirt's schema is not in " << kSchemas << " (package libvirt0)");
+    return;
+  }
+  const std::set<std::string> known_in_disk = {
+      "@type",  "@device",  "@model", "@rawio",   "@sgio",     "@snapshot",  "driver",      "source", "target",
+      "iotune", "serial",   "wwn",    "vendor",   "product",   "boot",       "address",     "alias",  "blockio",
+      "auth",   "geometry", "mirror", "readonly", "shareable", "encryption", "backingStore"};
+  const auto in_disk = schema.names(schema.disks());
+  CHECK(in_disk.size() > 20);
+  CHECK(in_disk.contains("transient"));
+  for (const auto& name : in_disk) {
+    INFO("<disk>: " << name);
+    const bool is_attribute = name.front() == '@';
+    const auto parts = is_attribute ? unsupported("", name.substr(1) + "='x'") : unsupported("<" + name + "/>");
+    CHECK(parts.empty() == known_in_disk.contains(name));
+    if (!parts.empty()) CHECK(parts.front().find(is_attribute ? name.substr(1) : name) != std::string::npos);
+  }
+
+  const std::set<std::string> known_in_source = {"@protocol", "@name",  "@index",   "host",
+                                                 "auth",      "config", "snapshot", "encryption"};
+  const auto in_source = schema.names(schema.elements(schema.disks(), "source"));
+  CHECK(in_source.contains("slices"));
+  for (const auto& name : in_source) {
+    INFO("<source>: " << name);
+    const bool is_attribute = name.front() == '@';
+    const auto parts = is_attribute ? unsupported("<source " + name.substr(1) + "='x'/>")
+                                    : unsupported(std::string(kSourceStart) + "><" + name + "/></source>");
+    CHECK(parts.empty() == known_in_source.contains(name));
+  }
+
+  const std::set<std::string> known_in_driver = {
+      "@name",      "@type",       "@cache",        "@error_policy", "@rerror_policy", "@io",
+      "@ioeventfd", "@event_idx",  "@copy_on_read", "@discard",      "@detect_zeroes", "@iothread",
+      "@queues",    "@queue_size", "@iommu",        "@ats",          "@packed",        "@page_per_vq"};
+  const auto in_driver = schema.names(schema.elements(schema.disks(), "driver"));
+  CHECK(in_driver.contains("@copy_on_read"));
+  for (const auto& name : in_driver) {
+    INFO("<driver>: " << name);
+    const bool is_attribute = name.front() == '@';
+    const auto parts = is_attribute ? unsupported("<driver " + name.substr(1) + "='x'/>")
+                                    : unsupported("<driver><" + name + "/></driver>");
+    CHECK(parts.empty() == known_in_driver.contains(name));
+  }
+}
+
+TEST_CASE("domain XML: parts that are not supported are named, at every depth", "[domain_xml]") {
+  const std::string source = kSourceStart;
+  CHECK(unsupported(source + "><slices><slice type='storage' offset='1' size='2'/></slices></source>") ==
+        std::vector<std::string>{"<slices> in <source>"});
+  CHECK(unsupported(source + " tls='yes'/>") == std::vector<std::string>{"attribute 'tls' of <source>"});
+  CHECK(unsupported(source + "><host name='a' port='1' transport='unix'/></source>") ==
+        std::vector<std::string>{"attribute 'transport' of <host>"});
+  CHECK(unsupported(source + "><auth username='a'><secret type='ceph' uuid='b' passphrase='c'/></auth></source>") ==
+        std::vector<std::string>{"attribute 'passphrase' of <secret>"});
+  CHECK(unsupported("<driver name='qemu' copy_on_read='on'/>") ==
+        std::vector<std::string>{"copy_on_read='on' of <driver>"});
+  CHECK(unsupported("<driver name='qemu' copy_on_read='off'/>").empty());
+  CHECK(unsupported("<driver><metadata_cache/></driver><transient/>") ==
+        std::vector<std::string>{"<metadata_cache> in <driver>", "<transient> in <disk>"});
+  for (const char* name : {"00-before.xml", "01-mirroring.xml", "02-ready.xml", "03-pivoted.xml"}) {
+    INFO(name);
+    for (const auto& disk : disks_of(fixture(name))) CHECK(disk.unsupported_parts.empty());
+  }
+}
+
+TEST_CASE("domain XML: a swap changes nothing that is compared, another change shows", "[domain_xml]") {
+  CHECK(disks_of(fixture("00-before.xml"))[0].comparable_xml == disks_of(fixture("03-pivoted.xml"))[0].comparable_xml);
+  const std::string rest =
+      "<target dev='vda' bus='virtio'/><serial>42</serial><wwn>5000c50015ea71aa</wwn><boot order='1'/>"
+      "<blockio logical_block_size='4096'/><iotune><total_bytes_sec>9</total_bytes_sec></iotune>"
+      "<address type='pci' domain='0x0000' bus='0x00' slot='0x04' function='0x0'/>";
+  const std::string driver = "<driver name='qemu' type='raw' cache='none' discard='unmap' queues='2'/>";
+  const auto domain_with = [&](const std::string& inner) {
+    return "<domain><name>guest</name><devices><disk type='network' device='disk'>" + inner +
+           "</disk></devices></domain>";
+  };
+  const auto before = domain_with(driver + kSourceStart +
+                                  "><host name='a' port='6789'/><auth username='u'><secret type='ceph' "
+                                  "uuid='s'/></auth></source>" +
+                                  rest);
+  const ClusterAccess same{{"a:6789"}, "u", "s", "", ""};
+  const ClusterAccess other{{"b:6789"}, "v", "t", "", ""};
+  for (const auto& access : {same, other}) {
+    const auto redefined = redefined_disk_xml(before, "vda", kTarget, access);
+    REQUIRE(redefined);
+    const auto after = disks_of("<domain><devices>" + *redefined + "</devices></domain>")[0];
+    CHECK(after.image == kTarget);
+    CHECK(after.access.user == access.user);
+    CHECK(after.comparable_xml == disks_of(before)[0].comparable_xml);
+    CHECK(after.comparable_xml.find("5000c50015ea71aa") != std::string::npos);
+    CHECK(after.comparable_xml.find("uuid") == std::string::npos);
+  }
+  const auto changed = [&](const std::string& inner) { return disks_of(domain_with(inner))[0].comparable_xml; };
+  const auto source = std::string(kSourceStart) + "/>";
+  CHECK(changed(driver + source + rest) == disks_of(before)[0].comparable_xml);
+  CHECK(changed(driver + source + rest + "<alias name='virtio-disk0'/>") == disks_of(before)[0].comparable_xml);
+  CHECK(changed(driver + source) != disks_of(before)[0].comparable_xml);
+  CHECK(changed("<driver name='qemu' type='raw'/>" + source + rest) != disks_of(before)[0].comparable_xml);
 }

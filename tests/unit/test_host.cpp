@@ -52,9 +52,11 @@ struct Setting {
     request.target = kTarget;
   }
 
-  std::unique_ptr<Host> open_host() {
+  std::unique_ptr<Host> open_host(const std::string& guardian = "") {
     HostOptions options;
     options.state_dir = "/state";
+    options.guardian = guardian;
+    world.files["/guardian"].content = "a program";
     auto host =
         std::make_unique<Host>(options, HostPorts{world.hypervisor(), world.storage(), world.system(), make_flag});
     REQUIRE(host->open());
@@ -148,6 +150,29 @@ TEST_CASE("when nobody answers, nothing is changed and the request is refused as
   CHECK(job->report()["error"]["code"] == "unreachable");
   CHECK(job->report()["plan"].is_null());
   CHECK(host->check(setting.request)->result == POOLSHIFT_REFUSED);
+}
+
+TEST_CASE("a switch that changes more of a disk than its source is held, and the difference is told") {
+  for (const bool persistent_only : {false, true}) {
+    for (const auto engine : {Engine::mirror, Engine::handover}) {
+      Setting setting;
+      setting.request.engine = engine;
+      auto& disk = setting.domain->disks.front();
+      disk.shown.comparable_xml = "<disk><serial>1</serial></disk>";
+      disk.changed_by_switch = "<disk></disk>";
+      disk.changes_only_definition = persistent_only;
+      auto host = setting.open_host("/guardian");
+      const auto job = setting.run_one(*host);
+      CHECK(job->result() == POOLSHIFT_HELD);
+      CHECK(job->report()["guest_on"] == "target");
+      CHECK(job->report()["phase"] == "held_on_target");
+      const auto message = job->report()["error"]["message"].get<std::string>();
+      CHECK(message.find("was <disk><serial>1</serial></disk> and is <disk></disk>") != std::string::npos);
+      CHECK(host->recover("")->result == POOLSHIFT_HELD);
+      disk.changed_by_switch.clear();  // a person has corrected it
+      CHECK(host->recover("")->result == POOLSHIFT_OK);
+    }
+  }
 }
 
 TEST_CASE("a job that was left is held, and recover ends it") {

@@ -117,9 +117,10 @@ TEST_CASE("a record comes back as it was written") {
 
 TEST_CASE("a record that cannot be trusted is damaged, key by key") {
   // Older records do not have them.
-  const std::set<std::string> optional = {"hydration",         "hydration_reason", "max_pause_ms",
-                                          "overlay_path",      "overlay_bytes",    "resume_guest",
-                                          "overlay_committed", "labels",           "offline"};
+  const std::set<std::string> optional = {
+      "hydration",     "hydration_reason", "max_pause_ms",        "overlay_path",
+      "overlay_bytes", "resume_guest",     "overlay_committed",   "labels",
+      "offline",       "disk_xml",         "persistent_disk_xml", "disk_is_compared"};
   const auto whole = json_of(some_record("0123456789ab"));
   for (const auto& [key, value] : whole.items()) {
     INFO(key);
@@ -133,6 +134,9 @@ TEST_CASE("a record that cannot be trusted is damaged, key by key") {
   auto unknown_phase = whole;
   unknown_phase["phase"] = "teleport";
   CHECK_FALSE(record_from_json(unknown_phase));
+  auto unknown_engine = whole;
+  unknown_engine["engine"] = "teleport";
+  CHECK_FALSE(record_from_json(unknown_engine));
   auto newer = whole;
   newer["added_later"] = 1;
   CHECK(record_from_json(newer));

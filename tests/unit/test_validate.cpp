@@ -71,6 +71,8 @@ const Refusal kRefusals[] = {
     {"source_watchers", "expected none", [](Setting& s) { s.world.kill_qemu(*s.domain); }},
     {"disk", "has no disk 'vdz'", [](Setting& s) { s.request.disk = "vdz"; }},
     {"disk", "not an RBD image", [](Setting& s) { s.disk().shown.image.reset(); }},
+    {"disk_xml", "has <slices> in <source>, which PoolShift does not support",
+     [](Setting& s) { s.disk().shown.unsupported_parts = {"<slices> in <source>"}; }},
     {"disk_source", "the request names volumes-hdd/other",
      [](Setting& s) {
        s.request.source = ImageName{"volumes-hdd", "", "other"};
