@@ -25,8 +25,8 @@ namespace {
 constexpr std::int64_t kBringBackMs = 60'000;
 // So many times what is in flight makes a batch, in which nothing else is heard: fewer when a batch takes long.
 constexpr std::size_t kMostPerInFlight = 4;
-constexpr std::int64_t kShortBatchMs = 200;
-constexpr std::int64_t kLongBatchMs = 500;
+constexpr std::int64_t kShortBatchMs = 400;
+constexpr std::int64_t kLongBatchMs = 800;
 constexpr std::int64_t kLookAtPoolEveryMs = 2'000;
 constexpr std::int64_t kLookAtClientsEveryMs = 1'000;  // a dead one's watch lasts much longer
 constexpr std::int64_t kLookAtWatchersEveryMs = 500;
