@@ -30,6 +30,7 @@ constexpr std::int64_t kLongBatchMs = 800;
 constexpr std::int64_t kLookAtPoolEveryMs = 2'000;
 constexpr std::int64_t kLookAtClientsEveryMs = 1'000;  // a dead one's watch lasts much longer
 constexpr std::int64_t kLookAtWatchersEveryMs = 500;
+constexpr std::int64_t kFirstRateWindowMs = 500;
 constexpr std::int64_t kRateWindowMs = 1'000;
 constexpr const char* kOffloading = "hydrating";
 // Rebuilding an object map asks for each object of the image whether it is there; librbd's default is 10 at a time.
@@ -244,7 +245,7 @@ class Hydrator {
       rate_done_bytes_ = done_bytes_;
       bytes_per_s_ = 0;
     }
-    if (now_ms - rate_began_ms_ >= kRateWindowMs) {
+    if (now_ms - rate_began_ms_ >= (bytes_per_s_ == 0 ? kFirstRateWindowMs : kRateWindowMs)) {
       bytes_per_s_ = (done_bytes_ - std::min(rate_done_bytes_, done_bytes_)) * 1'000 /
                      static_cast<std::uint64_t>(now_ms - rate_began_ms_);
       rate_began_ms_ = now_ms;
