@@ -11,6 +11,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstring>
+#include <thread>
 
 #include "base/fd.h"
 
@@ -19,6 +20,8 @@ namespace poolshift::cli {
 namespace {
 
 constexpr std::size_t kMaxOutputBytes = POOLSHIFT_MAX_JSON_BYTES;
+constexpr std::chrono::milliseconds kLookEvery{5};
+constexpr std::chrono::seconds kKillPatience{1};
 
 Failure failed(const std::vector<std::string>& arguments, const std::string& what) {
   return {POOLSHIFT_INTERNAL, "failed", fmt::format("'{}' {}", fmt::join(arguments, " "), what),
@@ -34,22 +37,35 @@ Fd file_with(std::string_view text) {
   return file;
 }
 
+using Clock = std::chrono::steady_clock;
+
 enum class End { reached, late, too_long };
 
-End read_until_end(int fd, std::string& output, int timeout_s) {
-  using Clock = std::chrono::steady_clock;
-  const auto deadline = Clock::now() + std::chrono::seconds(timeout_s);
+End read_until_end(int fd, std::string& output, Clock::time_point deadline) {
   char buffer[16384];
   while (output.size() <= kMaxOutputBytes) {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
     pollfd readable{fd, POLLIN, 0};
-    if (left <= 0 || poll(&readable, 1, static_cast<int>(left)) == 0) return End::late;
+    if (left <= 0) return End::late;
+    const int ready = poll(&readable, 1, static_cast<int>(left));
+    if (ready == 0) return End::late;
+    if (ready < 0 && errno == EINTR) continue;
     const auto got = read(fd, buffer, sizeof buffer);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) return End::reached;
     output.append(buffer, static_cast<std::size_t>(got));
   }
   return End::too_long;
+}
+
+// Whether it has ended by then. Its end of the pipe may be closed long before.
+bool wait_for_end(pid_t child, int& status, Clock::time_point deadline) {
+  for (;;) {
+    const auto ended = waitpid(child, &status, WNOHANG);
+    if (ended == child || (ended < 0 && errno != EINTR)) return true;
+    if (Clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(kLookEvery);
+  }
 }
 
 }  // namespace
@@ -77,10 +93,13 @@ Outcome<std::string> output_of(const std::vector<std::string>& arguments, std::s
 
   input_end.close();
   std::string output;
-  const auto end = read_until_end(output_end.get(), output, timeout_s);
-  if (end != End::reached) kill(child, SIGKILL);
+  const auto deadline = Clock::now() + std::chrono::seconds(timeout_s);
+  auto end = read_until_end(output_end.get(), output, deadline);
   int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  if (end == End::reached && !wait_for_end(child, status, deadline)) end = End::late;
+  if (end != End::reached) {
+    kill(child, SIGKILL);
+    (void)wait_for_end(child, status, Clock::now() + kKillPatience);  // one that hangs in the kernel stays
   }
   if (end == End::late) return failed(arguments, fmt::format("did not end within {} s", timeout_s));
   if (end == End::too_long) return failed(arguments, fmt::format("wrote more than {} bytes", kMaxOutputBytes));

@@ -24,7 +24,7 @@ std::string progress_of(const DrainLine& line) {
   const auto percent = line.state == "running" ? percent_of(progress) : std::nullopt;
   if (!percent) return "-";
   auto text = fmt::format("{} %", *percent);
-  if (const auto rate = number_at(progress, "bytes_per_s"); rate && *rate > 0) text += ", " + format_rate(*rate);
+  if (const auto rate = rate_of(progress)) text += ", " + format_rate(*rate);
   return text;
 }
 

@@ -1,6 +1,7 @@
 #include "options.h"
 
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <boost/program_options/errors.hpp>
@@ -12,6 +13,8 @@
 #include <sstream>
 
 #include "adapters/posix_system.h"
+#include "base/paths.h"
+#include "build_tree.h"
 #include "config.h"
 #include "sizes.h"
 #include "text.h"
@@ -46,7 +49,7 @@ po::options_description host_options() {
       "through it (default: $POOLSHIFT_OVERLAY_DIR, else 'overlays' in the state folder)");
   add("guardian", text("FILE"),
       "the program that ends such a pause when poolshift does not (default: $POOLSHIFT_GUARDIAN, else the installed "
-      "one)");
+      "one, else that of the build tree)");
   add("patience", text("SECONDS"), "how long libvirtd or the cluster may be away before a job is held (default: 60)");
   add("log-file", text("FILE"), "append the library's log to FILE; '-' is stderr (default: no log)");
   add("verbose,v", po::bool_switch(), "log details too; to stderr when there is no --log-file");
@@ -241,6 +244,8 @@ Outcome<HostOptions> host_of(const Values& values) {
   host.log_file = absolute(text_of(values, "log-file"));
   host.overlay_dir = absolute(text_of(values, "overlay-dir", from_environment("POOLSHIFT_OVERLAY_DIR", "")));
   host.guardian = absolute(text_of(values, "guardian", from_environment("POOLSHIFT_GUARDIAN", "")));
+  const bool is_installed = access(kGuardianPath, F_OK) == 0;
+  if (host.guardian.empty() && !is_installed) host.guardian = guardian_of_build_tree(running_program());
   host.verbose = flag_of(values, "verbose");
   for (const auto* value : {&host.connect, &host.ceph_conf, &host.state_dir, &host.overlay_dir, &host.guardian}) {
     if (!is_utf8(*value)) {

@@ -47,7 +47,7 @@ Pieces pieces_of(const Document& status) {
     pieces.percent = fmt::format("{:3} %", *percent);
     pieces.bytes = fmt::format("{} of {}", format_bytes(number_at(progress, "done_bytes").value_or(0)),
                                format_bytes(number_at(progress, "total_bytes").value_or(0)));
-    pieces.rate = format_rate(number_at(progress, "bytes_per_s").value_or(0));
+    if (const auto rate = rate_of(progress)) pieces.rate = format_rate(*rate);
   }
   if (const auto left = seconds_left(progress)) pieces.left = format_clock(*left) + " left";
   return pieces;

@@ -71,7 +71,7 @@ std::string progress_text(const Document& progress) {
   const auto percent = percent_of(progress);
   if (!done || !total || !percent) return text_at(progress, "step");
   auto text = fmt::format("{} %, {} of {}", *percent, format_bytes(*done), format_bytes(*total));
-  if (const auto rate = number_at(progress, "bytes_per_s")) text += ", " + format_rate(*rate);
+  if (const auto rate = rate_of(progress)) text += ", " + format_rate(*rate);
   if (const auto left = seconds_left(progress)) text += fmt::format(", {} left", format_clock(*left));
   if (const auto step = text_at(progress, "step"); !step.empty()) text += fmt::format(" ({})", step);
   return text;
@@ -129,6 +129,11 @@ std::optional<int> percent_of(const Document& progress) {
   const auto total = number_at(progress, "total_bytes");
   if (!done || !total || *total <= 0) return std::nullopt;
   return static_cast<int>(std::clamp(*done / *total, 0.0, 1.0) * 100);
+}
+
+std::optional<double> rate_of(const Document& progress) {
+  const auto rate = number_at(progress, "bytes_per_s");
+  return rate && *rate > 0 ? rate : std::nullopt;
 }
 
 std::optional<double> seconds_left(const Document& progress) {

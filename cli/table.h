@@ -38,7 +38,8 @@ std::string state_of(const Document& job);
 // 0 to 100; 100 is given only to what is complete.
 std::optional<int> percent_of(const Document& progress);
 
-// Empty when the library does not know either.
+// Each is empty when the library does not know either.
+std::optional<double> rate_of(const Document& progress);  // bytes per second
 std::optional<double> seconds_left(const Document& progress);
 
 }  // namespace poolshift::cli

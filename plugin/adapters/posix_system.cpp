@@ -47,6 +47,8 @@ constexpr mode_t kOverlayMode = 0600;
 constexpr int kGuardianReadyMs = 5'000;
 constexpr int kGuardianEndMs = 100;
 constexpr int kVersionMs = 5'000;
+constexpr int kOverlayMs = 30'000;
+constexpr int kEndMs = 2'000;  // for a program that has said all, and for one that was killed
 constexpr std::uint64_t kMaxProcFileBytes = 64 * 1024;
 
 class PosixFileLock final : public FileLock {
@@ -226,15 +228,30 @@ Result<pid_t> start_program(const std::vector<std::string>& command, const std::
   return pid;
 }
 
-// Nothing when it is not known: in a process that ignores SIGCHLD the kernel keeps no child's status.
-std::optional<int> exit_status(pid_t pid) {
-  int status = 0;
-  pid_t waited = -1;
-  do {
-    waited = ::waitpid(pid, &status, 0);
-  } while (waited < 0 && errno == EINTR);
-  if (waited != pid) return std::nullopt;
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+enum class End { exited, killed, unknown };
+
+// How a program has ended that may have closed its output long before. It is killed when it has not ended after
+// `timeout_ms`; `exit_code` is of one that has exited. Unknown: in a process that ignores SIGCHLD the kernel keeps no
+// child's status.
+End end_of_program(pid_t pid, int timeout_ms, int& exit_code) {
+  constexpr auto kLookEvery = std::chrono::milliseconds(5);
+  auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
+  for (bool is_killed = false;;) {
+    int status = 0;
+    const pid_t waited = ::waitpid(pid, &status, WNOHANG);
+    if (waited == pid) {
+      exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+      return is_killed ? End::killed : End::exited;
+    }
+    if (waited < 0 && errno != EINTR) return is_killed ? End::killed : End::unknown;
+    if (std::chrono::steady_clock::now() >= deadline) {
+      if (is_killed) return End::killed;  // it hangs in the kernel, and ends when that lets it
+      ::kill(pid, SIGKILL);
+      is_killed = true;
+      deadline += std::chrono::milliseconds(kEndMs);
+    }
+    std::this_thread::sleep_for(kLookEvery);
+  }
 }
 
 // Until the end of the file, the end of a line when `one_line`, or the deadline; at most `limit_bytes`.
@@ -579,7 +596,8 @@ class PosixSystem final : public System {
     output->write.close();
     auto text = read_text(output->read.get(), 4096, true, kVersionMs);
     ::kill(-*started, SIGKILL);  // its session: it may hang, or have more to say
-    (void)exit_status(*started);
+    int exit_code = 0;
+    (void)end_of_program(*started, kEndMs, exit_code);
     text.resize(std::min(text.find('\n'), text.size()));
     if (!text.empty()) return text;
     return Error{ErrorCode::failed, fmt::format("'{} --version' says nothing within {} s", program, kVersionMs / 1'000),
@@ -639,9 +657,16 @@ class PosixSystem final : public System {
     }
     if (!started) return started.error();
     complaint->write.close();
-    const auto said = read_text(complaint->read.get(), 4096, false, INT_MAX);
-    const auto status = exit_status(*started);
-    if (status ? *status == 0 : said.empty()) return {};
+    const auto said = read_text(complaint->read.get(), 4096, false, kOverlayMs);
+    int exit_code = 0;
+    const auto end = end_of_program(*started, kEndMs, exit_code);
+    if (end == End::killed) {
+      return Error{
+          ErrorCode::failed,
+          fmt::format("'qemu-img create' of the overlay '{}' did not end within {} s", path, kOverlayMs / 1'000),
+          "Check that file system."};
+    }
+    if (end == End::exited ? exit_code == 0 : said.empty()) return {};
     return Error{ErrorCode::failed, fmt::format("Cannot create the overlay '{}': {}", path, said),
                  "Check the space on that file system."};
   }
@@ -674,7 +699,8 @@ class PosixSystem final : public System {
     // is left to a process that lives long, and no other thread's waitpid() gets in between.
     const auto answer = read_text(from->read.get(), 4096, true, kGuardianReadyMs);
     if (answer != "ready") ::kill(-*started, SIGKILL);  // its session: it has nothing to bring back yet
-    (void)exit_status(*started);
+    int exit_code = 0;
+    (void)end_of_program(*started, kEndMs, exit_code);
     if (answer == "ready") {
       return std::unique_ptr<Guardian>(std::make_unique<PosixGuardian>(std::move(to->write), std::move(from->read)));
     }

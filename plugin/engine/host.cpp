@@ -31,6 +31,15 @@ Host::Answer refusal(const SwapRequest& request, const Error& error) {
   return {error.code == ErrorCode::unreachable ? POOLSHIFT_REFUSED : result_of(error.code), std::move(report)};
 }
 
+// No limit is always allowed: a flatten has none.
+Status check_limit_holds(const JobRecord& record) {
+  const bool flattens = record.flattening || record.hydration == Hydration::flatten;
+  if (record.engine != kHandover || !flattens) return {};
+  return Error{ErrorCode::refused,
+               fmt::format("job '{}' flattens its target, and librbd has no limit for that", record.job_id),
+               fmt::format("Wait for its end; 'poolshift status {}' shows how far it is.", record.job_id)};
+}
+
 // What can be said of a job whose journal cannot be used.
 json held(const std::string& job_id, const Error& error) {
   return {{"schema", 1},
@@ -201,6 +210,7 @@ Status Host::ask(Verb verb, const JobControl& wanted, const std::string& job_id,
   }
   if (!seen) return seen.error();
   POOLSHIFT_TRY(check_verb(verb, seen->record.phase, job_id));
+  if (wanted.bandwidth_bytes_per_s.value_or(0) != 0) POOLSHIFT_TRY(check_limit_holds(seen->record));
   return store_.change_control(job_id, wanted);
 }
 

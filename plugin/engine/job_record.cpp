@@ -173,6 +173,7 @@ void to_json(json& out, const JobRecord& record) {
          {"copied_bytes", record.copied_bytes},
          {"target_used_bytes", record.target_used_bytes},
          {"sparsified", record.sparsified},
+         {"flattening", record.flattening},
          {"cancelled", record.cancelled},
          {"notes", record.notes}};
   to_json(out["source"], record.source);
@@ -248,6 +249,7 @@ static JobRecord parse_record(const json& in) {
   in.at("copied_bytes").get_to(record.copied_bytes);
   in.at("target_used_bytes").get_to(record.target_used_bytes);
   in.at("sparsified").get_to(record.sparsified);
+  record.flattening = in.value("flattening", false);
   in.at("cancelled").get_to(record.cancelled);
   if (const auto& error = in.at("error"); !error.is_null()) record.error = error_from_json(error);
   in.at("notes").get_to(record.notes);

@@ -101,6 +101,7 @@ struct JobRecord {
   std::uint64_t copied_bytes = 0;
   std::uint64_t target_used_bytes = 0;
   bool sparsified = false;
+  bool flattening = false;  // librbd copies what is left of a handover: no bandwidth limit holds
   bool cancelled = false;
   std::optional<Error> error;      // why it is undone or held
   std::vector<std::string> notes;  // what an operator should know, one sentence each

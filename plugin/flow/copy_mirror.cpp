@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "flow/convergence.h"
 #include "flow/flow.h"
+#include "flow/rate.h"
 #include "flow/write_limit.h"
 
 namespace poolshift {
@@ -23,15 +24,17 @@ constexpr double kBusyWritesPerSecond = 20;
 
 class Follower {
  public:
-  explicit Follower(Swap& swap) : swap_(swap), record_(swap.record), hypervisor_(swap.ports.hypervisor) {}
+  explicit Follower(Swap& swap) : swap_(swap), record_(swap.record), hypervisor_(swap.ports.hypervisor), rate_(swap) {}
 
   Result<Phase> follow() {
     for (;;) {
       POOLSHIFT_TRY(swap_.stop_if_cancelled());
-      POOLSHIFT_TRY(apply_bandwidth());
       const auto progress = hypervisor_.mirror_progress(record_.domain_uuid, record_.disk);
       if (!progress) return progress.error();
-      if (*progress) record_.copied_bytes = (*progress)->copied_bytes;
+      if (*progress) {
+        record_.copied_bytes = (*progress)->copied_bytes;
+        POOLSHIFT_TRY(rate_.tell_qemu());
+      }
       if (!*progress || (*progress)->copied_bytes >= (*progress)->total_bytes) {
         const auto next = look_at_domain();
         if (!next || *next != Phase::copy) return next;
@@ -62,15 +65,6 @@ class Follower {
     if (verdict.next != Phase::copy || !facts->copy_is_ready) return verdict.next;
     POOLSHIFT_TRY(remember_who_has_the_source(swap_));
     return Phase::pivot;
-  }
-
-  Status apply_bandwidth() {
-    const auto wanted = swap_.wanted_bandwidth();
-    if (!wanted) return wanted.error();
-    if (*wanted == bandwidth_bytes_per_s_) return {};
-    POOLSHIFT_TRY(hypervisor_.set_mirror_bandwidth(record_.domain_uuid, record_.disk, *wanted));
-    bandwidth_bytes_per_s_ = *wanted;
-    return {};
   }
 
   Status converge(const MirrorProgress& progress) {
@@ -136,7 +130,7 @@ class Follower {
   JobRecord& record_;
   Hypervisor& hypervisor_;
   Convergence convergence_;
-  std::uint64_t bandwidth_bytes_per_s_ = swap_.record.bandwidth_bytes_per_s;
+  Rate rate_;
   std::string step_;
   std::int64_t rate_began_ms_ = 0;
   std::uint64_t rate_done_bytes_ = 0;
@@ -161,9 +155,11 @@ Status start(Swap& swap) {
   MirrorOptions options;
   options.target = record.target;
   options.access = record.target_access;
-  options.bandwidth_bytes_per_s = record.bandwidth_bytes_per_s;
+  const auto bandwidth = Rate(swap).wanted();
+  if (!bandwidth) return bandwidth.error();
+  options.bandwidth_bytes_per_s = *bandwidth;
   // With large chunks a few small writes a second make more dirty than a copy with a limit gets done.
-  if (!*busy && record.bandwidth_bytes_per_s == 0) {
+  if (!*busy && *bandwidth == 0) {
     options.granularity_bytes = kMiB;
     options.buffer_bytes = 64 * kMiB;
   }

@@ -13,6 +13,7 @@
 #include "flow/flow.h"
 #include "flow/handover.h"
 #include "flow/pacing.h"
+#include "flow/rate.h"
 #include "flow/recover.h"
 #include "flow/same_disk.h"
 #include "flow/staging.h"
@@ -23,11 +24,16 @@ namespace poolshift {
 namespace {
 
 constexpr std::int64_t kBringBackMs = 60'000;
-constexpr std::size_t kBatchPerInFlight = 4;
+// So many times what is in flight makes a batch, in which nothing else is heard: fewer when a batch takes long.
+constexpr std::size_t kMostPerInFlight = 4;
+constexpr std::int64_t kShortBatchMs = 400;
+constexpr std::int64_t kLongBatchMs = 800;
 constexpr std::int64_t kLookAtPoolEveryMs = 2'000;
 constexpr std::int64_t kLookAtClientsEveryMs = 1'000;  // a dead one's watch lasts much longer
 constexpr std::int64_t kLookAtWatchersEveryMs = 500;
+constexpr std::int64_t kFirstRateWindowMs = 500;
 constexpr std::int64_t kRateWindowMs = 1'000;
+constexpr const char* kOffloading = "hydrating";
 // Rebuilding an object map asks for each object of the image whether it is there; librbd's default is 10 at a time.
 constexpr const char* kRebuildDepth = "64";
 // Each is a whole object read and written by the guest's QEMU: few, for the guest's sake.
@@ -55,39 +61,48 @@ Status set_depth(const JobRecord& record, Cluster& cluster, const char* depth) {
 class Hydrator {
  public:
   Hydrator(Swap& swap, Cluster& cluster)
-      : swap_(swap), record_(swap.record), cluster_(cluster), system_(swap.ports.system) {}
+      : swap_(swap),
+        record_(swap.record),
+        cluster_(cluster),
+        system_(swap.ports.system),
+        rate_(swap),
+        object_bytes_(std::uint64_t{1} << swap.record.target_spec.order) {}
 
   Status offload() {
     const auto objects = cluster_.snapshot_objects(record_.source, snapshot_name(record_));
     if (!objects) return objects.error();
     auto copier = cluster_.object_copier(record_.source, snapshot_name(record_), record_.target);
     if (!copier) return copier.error();
-    const std::uint64_t object_bytes = std::uint64_t{1} << record_.target_spec.order;
-    total_bytes_ = objects->size() * object_bytes;
+    total_bytes_ = objects->size() * object_bytes_;
     record_.copied_bytes = 0;
     Pacing pacing(usual_write_us());
+    std::size_t per_in_flight = 1;
     for (std::size_t at = 0; at < objects->size();) {
       POOLSHIFT_TRY(stop_if_asked(swap_));
-      const auto bytes_per_s = swap_.wanted_bandwidth();
+      const auto bytes_per_s = rate_.wanted();
       if (!bytes_per_s) return bytes_per_s.error();
       const unsigned in_flight = *bytes_per_s == 0 ? pacing.in_flight() : 1;
-      const auto size = std::min(*bytes_per_s == 0 ? in_flight * kBatchPerInFlight : 1, objects->size() - at);
+      const auto size = std::min(*bytes_per_s == 0 ? in_flight * per_in_flight : 1, objects->size() - at);
       const auto first = objects->begin() + static_cast<std::ptrdiff_t>(at);
       const auto began_ms = system_.monotonic_ms();
       const auto copies = (*copier)->copy({first, first + static_cast<std::ptrdiff_t>(size)}, in_flight);
       if (!copies) return copies.error();
+      const auto took_ms = system_.monotonic_ms() - began_ms;
+      if (took_ms > kLongBatchMs) per_in_flight = std::max(per_in_flight / 2, std::size_t{1});
+      if (took_ms < kShortBatchMs) per_in_flight = std::min(per_in_flight * 2, kMostPerInFlight);
       at += size;
-      done_bytes_ = at * object_bytes;
-      record_.copied_bytes += copies->copied * object_bytes;
-      show("hydrating");
+      done_bytes_ = at * object_bytes_;
+      record_.copied_bytes += copies->copied * object_bytes_;
+      show(kOffloading);
       POOLSHIFT_TRY(give_way(pacing));
-      POOLSHIFT_TRY(swap_.wait_ms(rest_of_ms(*bytes_per_s, copies->copied * object_bytes, began_ms)));
+      // A limit that is set while a batch is copied begins with the next one.
+      const auto limited_bytes = *bytes_per_s == 0 ? 0 : copies->copied * object_bytes_;
+      POOLSHIFT_TRY(rate_.hold_back(limited_bytes, began_ms, [this] { return stop_if_asked(swap_); }));
     }
     return {};
   }
 
   Status rebuild_object_map() {
-    show("rebuilding the object map");
     POOLSHIFT_TRY(set_depth(record_, cluster_, kRebuildDepth));
     return finished(cluster_.rebuild_object_map(record_.target, watching("rebuilding the object map")));
   }
@@ -100,6 +115,7 @@ class Hydrator {
   // `trusted`: no client has died at the target since it was made, so its object map is right, and is as long as the
   // clients stay the same. Else librbd flattens without one.
   Status flatten_by_librbd(bool trusted) {
+    POOLSHIFT_TRY(say_that_no_limit_holds());
     if (trusted) {
       auto clients = look_at_clients();
       if (!clients) return clients.error();
@@ -145,17 +161,28 @@ class Hydrator {
     return {};
   }
 
-  std::int64_t rest_of_ms(std::uint64_t bytes_per_s, std::uint64_t bytes, std::int64_t began_ms) const {
-    if (bytes_per_s == 0) return 0;
-    const auto wanted_ms = static_cast<std::int64_t>(bytes * 1'000 / bytes_per_s);
-    return std::max<std::int64_t>(wanted_ms - (system_.monotonic_ms() - began_ms), 0);
+  // From here on `poolshift set` refuses a limit (Host::set_bandwidth).
+  Status say_that_no_limit_holds() {
+    if (record_.flattening) return {};
+    const auto bytes_per_s = rate_.wanted();
+    if (!bytes_per_s) return bytes_per_s.error();
+    record_.flattening = true;
+    if (*bytes_per_s != 0) {
+      record_.notes.push_back(fmt::format("the limit of {} bytes/s did not hold for what was flattened", *bytes_per_s));
+      log().warn("job {}: flattening {} takes no notice of the limit of {} bytes/s", record_.job_id,
+                 to_string(record_.target), *bytes_per_s);
+    }
+    return swap_.save();
   }
 
   // librbd waits while the pool is full: somebody must be told.
   Watching watching(const char* step) {
-    return [this, step](std::uint64_t done, std::uint64_t total) {
-      done_bytes_ = done;
-      total_bytes_ = total;
+    done_bytes_ = 0;
+    total_bytes_ = 0;
+    show(step);
+    return [this, step](std::uint64_t done_objects, std::uint64_t total_objects) {
+      done_bytes_ = done_objects * object_bytes_;
+      total_bytes_ = total_objects * object_bytes_;
       show(step);
       if (swap_.was_left()) return false;
       stopped_ = stop_if_asked(swap_);
@@ -219,7 +246,7 @@ class Hydrator {
       rate_done_bytes_ = done_bytes_;
       bytes_per_s_ = 0;
     }
-    if (now_ms - rate_began_ms_ >= kRateWindowMs) {
+    if (now_ms - rate_began_ms_ >= (bytes_per_s_ == 0 ? kFirstRateWindowMs : kRateWindowMs)) {
       bytes_per_s_ = (done_bytes_ - std::min(rate_done_bytes_, done_bytes_)) * 1'000 /
                      static_cast<std::uint64_t>(now_ms - rate_began_ms_);
       rate_began_ms_ = now_ms;
@@ -227,13 +254,17 @@ class Hydrator {
     }
     const auto left_bytes = total_bytes_ - std::min(done_bytes_, total_bytes_);
     const auto left_s = bytes_per_s_ == 0 ? -1 : static_cast<std::int64_t>(left_bytes / bytes_per_s_);
-    swap_.show_progress({step, done_bytes_, total_bytes_, bytes_per_s_, left_s});
+    // librbd tells which object it is at, and passes over those that hold nothing: how much it copies is not known.
+    const auto shown_rate = step_ == kOffloading ? bytes_per_s_ : 0;
+    swap_.show_progress({step, done_bytes_, total_bytes_, shown_rate, left_s});
   }
 
   Swap& swap_;
   JobRecord& record_;
   Cluster& cluster_;
   System& system_;
+  Rate rate_;
+  const std::uint64_t object_bytes_;
   Status stopped_;
   std::int64_t looked_at_pool_ms_ = 0;
   std::optional<Clients> clients_;  // while they may not change

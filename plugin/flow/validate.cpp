@@ -82,7 +82,7 @@ class Validator {
     if (request_.engine == Engine::mirror) return {};
     // A clone is the only way to move a disk without QEMU.
     const bool asked_for = request_.engine == Engine::handover || plan.offline;
-    const auto obstacle = handover_obstacle();
+    const auto obstacle = handover_obstacle(asked_for);
     if (!obstacle) return obstacle.error();
     if (*obstacle && asked_for) {
       const char* way_out = plan.offline ? " Started, the guest can be moved by engine mirror." : "";
@@ -108,7 +108,7 @@ class Validator {
   }
 
   // The first thing that stands in the way of a handover.
-  Result<std::optional<Check>> handover_obstacle() {
+  Result<std::optional<Check>> handover_obstacle(bool asked_for) {
     const auto obstacle = [](const char* name, std::string found, std::string advice) {
       return std::optional(Check{name, Check::Outcome::warn, std::move(found), std::move(advice)});
     };
@@ -145,17 +145,17 @@ class Validator {
       return obstacle("handover_rights", rights.error().message,
                       fmt::format("Give the target's user 'profile rbd' on pool '{}'.", disk_.image->pool));
     }
-    if (out_.plan.offline) return layout_obstacle();
+    if (out_.plan.offline) return layout_obstacle(asked_for);
     if (auto folder = ports_.system.make_passable_folder(options_.overlay_dir); !folder) {
       return obstacle("handover_overlay", folder.error().message, folder.error().advice);
     }
     if (auto guardian = ports_.system.file_bytes(options_.guardian); !guardian) {
       return obstacle("handover_guardian", guardian.error().message, "Install PoolShift whole, or name its guardian.");
     }
-    return layout_obstacle();
+    return layout_obstacle(asked_for);
   }
 
-  Result<std::optional<Check>> layout_obstacle() {
+  Result<std::optional<Check>> layout_obstacle(bool asked_for) {
     const ImageSpec& target = out_.plan.target_spec;
     const bool is_striped = source_.spec.stripe_count > 1 || target.stripe_count > 1;
     std::string why_not_offload;
@@ -178,6 +178,16 @@ class Validator {
           Check{"handover_bandwidth", Check::Outcome::warn,
                 fmt::format("a bandwidth was given, and flattening cannot be limited ({})", plan.hydration_reason),
                 "Leave out --bandwidth, or use --engine mirror."});
+    }
+    // The OSDs copy what the source itself has. librbd flattens the rest.
+    if (plan.hydration == Hydration::offload && !source_.parent.empty() && request_.bandwidth_bytes_per_s != 0) {
+      Check check{"handover_bandwidth", Check::Outcome::warn,
+                  fmt::format("a bandwidth was given, and what source {} has from its parent {} is flattened, which "
+                              "cannot be limited",
+                              to_string(*disk_.image), source_.parent),
+                  "Leave out --bandwidth, or use --engine mirror."};
+      if (!asked_for) return std::optional(std::move(check));
+      out_.checks.push_back(std::move(check));
     }
     return std::optional<Check>();
   }

@@ -123,7 +123,8 @@ POOLSHIFT_API int poolshift_job_wait(poolshift_job* job, int timeout_ms, char** 
 POOLSHIFT_API int poolshift_job_fd(poolshift_job* job);
 
 /* Changes a running job: {"schema":1,"bandwidth_bytes_per_s":N} (0: no limit). Takes effect within a second, also when
- * another process runs the job. Errors: USAGE, REFUSED (the job's phase does not allow it). Since 1.0. */
+ * another process runs the job. Errors: USAGE, REFUSED (the job's phase does not allow it, or it flattens, which cannot
+ * be limited; 0 is allowed then). Since 1.0. */
 POOLSHIFT_API int poolshift_job_set(poolshift_job* job, const char* settings, char** error);
 
 /* Asks the job to stop and undo. Returns at once; wait for the result. A handover whose guest is on the target already

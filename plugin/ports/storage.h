@@ -95,8 +95,9 @@ class ObjectCopier {
   virtual Result<ObjectCopies> copy(const std::vector<std::uint64_t>& objects, unsigned in_flight) = 0;
 };
 
-// Called every now and then while a long operation runs. False: stop waiting for it, it goes on by itself.
-using Watching = std::function<bool(std::uint64_t done, std::uint64_t total)>;
+// Called every now and then while a long operation runs, with the objects of the image that it has come past, and those
+// that there may be. False: stop waiting for it, it goes on by itself.
+using Watching = std::function<bool(std::uint64_t done_objects, std::uint64_t total_objects)>;
 
 // One connection to one cluster.
 class Cluster {

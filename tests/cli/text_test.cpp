@@ -1,12 +1,16 @@
 // What the command reads and writes, without the library behind it.
 #include "text.h"
 
+#include <sys/stat.h>
+
 #include <catch2/catch.hpp>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
 
+#include "build_tree.h"
+#include "child.h"
 #include "document.h"
 #include "options.h"
 #include "progress.h"
@@ -38,25 +42,36 @@ bool contains(const std::string& text, const std::string& part) { return text.fi
 
 int nothing(const Options&) { return 0; }
 
+class TemporaryFolder {
+ public:
+  TemporaryFolder() {
+    std::string folder = (std::filesystem::temp_directory_path() / "poolshift-text.XXXXXX").string();
+    if (mkdtemp(folder.data()) == nullptr) throw std::runtime_error("no temporary folder");
+    path_ = folder;
+  }
+  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
 // A configuration file of these tests alone: that of this machine is none of their business.
 class ConfigFile {
  public:
   ConfigFile() {
-    std::string folder = (std::filesystem::temp_directory_path() / "poolshift-text.XXXXXX").string();
-    if (mkdtemp(folder.data()) == nullptr) throw std::runtime_error("no temporary folder");
-    folder_ = folder;
     set("");
     setenv("POOLSHIFT_CONFIG", path().c_str(), 1);
   }
-  ~ConfigFile() { std::filesystem::remove_all(folder_); }
-  ConfigFile(const ConfigFile&) = delete;
-  ConfigFile& operator=(const ConfigFile&) = delete;
 
   void set(const std::string& text) const { std::ofstream(path(), std::ios::trunc) << text; }
 
  private:
-  std::filesystem::path path() const { return folder_ / "poolshift.conf"; }
-  std::filesystem::path folder_;
+  std::filesystem::path path() const { return folder_.path() / "poolshift.conf"; }
+  TemporaryFolder folder_;
 };
 const ConfigFile config_file;
 
@@ -163,6 +178,40 @@ TEST_CASE("advised commands can be pasted into a shell") {
   CHECK(shell_quoted("") == "''");
 }
 
+TEST_CASE("the guardian of a build tree is found, but not where another user may write") {
+  const TemporaryFolder folder;
+  const auto tree = folder.path() / "build";
+  std::filesystem::create_directories(tree / "cli");
+  std::filesystem::create_directories(tree / "guardian");
+  const auto guardian = (tree / "guardian/poolshift-guardian").string();
+  const auto program = (tree / "cli/poolshift").string();
+  std::ofstream(guardian) << "a program";
+  for (const auto& path : {tree.string(), (tree / "guardian").string(), guardian})
+    REQUIRE(chmod(path.c_str(), 0755) == 0);
+  CHECK(guardian_of_build_tree(program) == guardian);
+  CHECK(guardian_of_build_tree((tree / "sbin/poolshift").string()).empty());
+  for (const auto& path : {tree.string(), (tree / "guardian").string(), guardian}) {
+    INFO(path);
+    for (const mode_t mode : {0775, 0757}) {
+      REQUIRE(chmod(path.c_str(), mode) == 0);
+      CHECK(guardian_of_build_tree(program).empty());
+    }
+    REQUIRE(chmod(path.c_str(), 0755) == 0);
+  }
+  std::filesystem::rename(guardian, guardian + ".there");
+  CHECK(guardian_of_build_tree(program).empty());
+  std::filesystem::create_symlink(guardian + ".there", guardian);
+  CHECK(guardian_of_build_tree(program).empty());
+}
+
+TEST_CASE("a program that closes its output and lives on is ended") {
+  const auto late = output_of({"sh", "-c", "echo text; exec >&-; exec sleep 1000"}, "", 1);
+  REQUIRE_FALSE(late);
+  CHECK(contains(late.failure().message, "did not end within 1 s"));
+  CHECK(*output_of({"sh", "-c", "cat; exec >&-; exit 0"}, "input", 60) == "input");
+  CHECK(contains(output_of({"sh", "-c", "exit 3"}, "", 60).failure().message, "ended with 3"));
+}
+
 TEST_CASE("the bar fits every terminal") {
   for (std::size_t columns = 0; columns < 200; ++columns) {
     CAPTURE(columns);
@@ -187,6 +236,11 @@ TEST_CASE("the bar shows what it knows") {
   auto unknown_left = kCopying;
   unknown_left["progress"]["left_s"] = -1;
   CHECK_FALSE(contains(render_bar(unknown_left, 80), "left"));
+  auto unknown_rate = unknown_left;
+  unknown_rate["progress"]["bytes_per_s"] = 0;
+  CHECK_FALSE(contains(render_bar(unknown_rate, 80), "MB/s"));
+  CHECK(render_line(unknown_rate) == "copy 25 %, 1.0 GiB of 4.0 GiB, copying");
+  CHECK_FALSE(contains(job_details(unknown_rate, 1060, 0), "MB/s"));
   auto nothing_to_copy = kCopying;
   nothing_to_copy["progress"]["total_bytes"] = 0;
   CHECK_FALSE(contains(render_bar(nothing_to_copy, 80), "%"));

@@ -152,8 +152,8 @@ test_words_for_people() {
   new_image "$from" 256M
   at_end drop_image "$to"
   at_end drop_image "$back"
-  start_guest "$web" --disk "vda=$from,discard=unmap" --workload "vda=mode=random,rate=20,span=32M,fill=32M" --wait-filled
-  poolshift swap --domain "$web" --disk vda --to "$to" --create --engine "$engine" --bandwidth 20M
+  start_guest "$web" --disk "vda=$from,discard=unmap" --workload "vda=mode=random,rate=20,span=8M,fill=32M" --wait-filled
+  poolshift swap --domain "$web" --disk vda --to "$to" --create --engine "$engine" --bandwidth 10M
   assert_exit 0
   grep -Eq '^(copy|hydrate) [0-9]+ %.*MB/s' "$T/out" || fail "no plain lines with per cent and MB/s: $(<"$T/out")"
   grep -q "^done: disk vda of $web: $from -> $to" "$T/out" || fail "it does not say what was done: $(<"$T/out")"

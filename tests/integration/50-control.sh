@@ -160,6 +160,46 @@ test_bandwidth_of_a_job_that_nobody_runs() {
   assert_data "$web" vda "$to"
 }
 
+hydrates() {
+  poolshift status "$job" --json
+  jq -e '.running and .phase == "hydrate" and .progress.step == "hydrating"' "$T/report.json"
+}
+
+has_ended() { ! kill -0 "$1" 2>/dev/null; }
+
+# At this limit an object takes more than a minute; nobody who asks for something waits so long.
+test_offload_that_is_held_back() {
+  local slow from=volumes-hdd/slow-$kFileTag to=volumes-ssd/slow-$kFileTag recover_pid
+  slow=$(name slow)
+  new_image "$from" 256M
+  at_end drop_image "$to"
+  start_guest "$slow" --disk "vda=$from,discard=unmap" --workload vda=mode=random,rate=10,span=16M,fill=64M --wait-filled
+  remember_jobs
+  start_swap "$slow" vda "$to" --create --engine handover --bandwidth 64K
+  wait_for_job
+  until_true 60 hydrates
+  poolshift cancel "$job"
+  assert_exit 0
+  until_true 10 has_ended "$swap_pid" || fail "the cancel is not heard"
+  await_swap
+  assert_exit 5
+  assert_report '.state == "held" and .guest_on == "target" and .error.code == "cancelled"'
+
+  "$kPoolshift" recover "$job" --json "${kAccess[@]}" >"$T/recover.out" 2>"$T/recover.err" </dev/null &
+  recover_pid=$!
+  at_end end_process "$recover_pid"
+  until_true 60 hydrates
+  poolshift set "$job" --bandwidth 0
+  assert_exit 0
+  until_true 60 has_ended "$recover_pid" || fail "the limit is not lifted"
+  await_process "$recover_pid" recover
+  assert_exit 0
+  assert_report '.jobs[0] | .job == $job and .state == "done" and .hydration.method == "offload"' --arg job "$job"
+  assert_on_target "$slow" vda "$from" "$to"
+  wait_for_writes "$slow" vda 20
+  assert_data "$slow" vda "$to"
+}
+
 # A guest that rewrites a small region faster than the copy is allowed to be.
 test_converges_under_a_hot_writer() {
   local hot from=volumes-hdd/hot-$kFileTag to=volumes-ssd/hot-$kFileTag before

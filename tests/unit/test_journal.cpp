@@ -51,6 +51,7 @@ JobRecord some_record(const std::string& id) {
   record.copied_bytes = 3;
   record.target_used_bytes = 4;
   record.sparsified = true;
+  record.flattening = true;
   record.cancelled = true;
   record.error = Error{ErrorCode::unreachable, "message", "advice"};
   record.notes = {"note"};
@@ -118,9 +119,9 @@ TEST_CASE("a record comes back as it was written") {
 TEST_CASE("a record that cannot be trusted is damaged, key by key") {
   // Older records do not have them.
   const std::set<std::string> optional = {
-      "hydration",     "hydration_reason", "max_pause_ms",        "overlay_path",
-      "overlay_bytes", "resume_guest",     "overlay_committed",   "labels",
-      "offline",       "disk_xml",         "persistent_disk_xml", "disk_is_compared"};
+      "hydration",           "hydration_reason",  "max_pause_ms", "overlay_path", "overlay_bytes",
+      "resume_guest",        "overlay_committed", "labels",       "offline",      "disk_xml",
+      "persistent_disk_xml", "disk_is_compared",  "flattening"};
   const auto whole = json_of(some_record("0123456789ab"));
   for (const auto& [key, value] : whole.items()) {
     INFO(key);

@@ -1,4 +1,5 @@
 // Each check of the validation on the fakes: what refuses, in which words, and that nothing is changed.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <functional>
 
@@ -296,6 +297,35 @@ TEST_CASE("what a handover needs") {
     CHECK(asked->checks.back().found.find(obstacle.words) != std::string::npos);
     CHECK_FALSE(asked->checks.back().advice.empty());
   }
+}
+
+TEST_CASE("a limit that a handover can keep only in part decides for mirror, and is said where it was asked for") {
+  Setting setting;
+  setting.source().parent = "images/debian@base";
+  setting.request.bandwidth_bytes_per_s = 1'000'000;
+  const auto plain = setting.validate_now();
+  REQUIRE(plain);
+  CHECK_FALSE(plain->refused());
+  CHECK(plain->plan.engine == kMirror);
+  CHECK(plain->plan.engine_reason.find("handover_bandwidth") != std::string::npos);
+
+  setting.request.engine = Engine::handover;
+  const auto said_by = [](const Validation& validation) {
+    return std::count_if(validation.checks.begin(), validation.checks.end(), [](const Check& check) {
+      return check.name == "handover_bandwidth" && check.outcome == Check::Outcome::warn &&
+             check.found.find("images/debian@base is flattened") != std::string::npos;
+    });
+  };
+  const auto asked = setting.validate_now();
+  REQUIRE(asked);
+  CHECK_FALSE(asked->refused());
+  CHECK(asked->plan.engine == kHandover);
+  CHECK(said_by(*asked) == 1);
+
+  setting.request.bandwidth_bytes_per_s = 0;
+  const auto unlimited = setting.validate_now();
+  REQUIRE(unlimited);
+  CHECK(said_by(*unlimited) == 0);
 }
 
 TEST_CASE("a domain that is shut off is handed over, or refused") {
