@@ -13,7 +13,7 @@ static void to_json(json& out, const ClusterAccess& access) {
          {"user", access.user},
          {"secret_uuid", access.secret_uuid},
          {"secret_usage", access.secret_usage},
-         {"conf_path", access.conf_path}};
+         {"conf_path", ""}};  // never: a program of root's would read what a journal names
 }
 
 static void from_json(const json& in, ClusterAccess& access) {
@@ -21,7 +21,6 @@ static void from_json(const json& in, ClusterAccess& access) {
   in.at("user").get_to(access.user);
   in.at("secret_uuid").get_to(access.secret_uuid);
   in.at("secret_usage").get_to(access.secret_usage);
-  in.at("conf_path").get_to(access.conf_path);
 }
 
 static void to_json(json& out, const ImageName& name) {
@@ -210,6 +209,9 @@ static JobRecord parse_record(const json& in) {
   from_json(in.at("source_access"), record.source_access);
   from_json(in.at("target_access"), record.target_access);
   in.at("engine").get_to(record.engine);
+  if (record.engine != kMirror && record.engine != kHandover) {
+    throw json::other_error::create(500, "unknown engine '" + record.engine + "'", &in);
+  }
   in.at("engine_reason").get_to(record.engine_reason);
   in.at("bandwidth_bytes_per_s").get_to(record.bandwidth_bytes_per_s);
   const auto source_after = in.at("source_after").get<std::string>();
