@@ -7,6 +7,7 @@
 #include <grp.h>
 #include <limits.h>
 #include <poll.h>
+#include <pwd.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -31,6 +32,7 @@
 #include <thread>
 #include <utility>
 
+#include "adapters/qcow2.h"
 #include "adapters/sigpipe.h"
 #include "base/fd.h"
 
@@ -47,7 +49,6 @@ constexpr mode_t kOverlayMode = 0600;
 constexpr int kGuardianReadyMs = 5'000;
 constexpr int kGuardianEndMs = 100;
 constexpr int kVersionMs = 5'000;
-constexpr int kOverlayMs = 30'000;
 constexpr int kEndMs = 2'000;  // for a program that has said all, and for one that was killed
 constexpr std::uint64_t kMaxProcFileBytes = 64 * 1024;
 
@@ -168,14 +169,54 @@ Error untrusted(const std::string& path, const std::string& why) {
           "Look who has put it there, and move it away."};
 }
 
-Result<Fd> open_trusted(const std::string& path, Trust trust, struct stat& file) {
-  struct stat folder {};
-  Fd fd = open_file(path, O_RDONLY | O_NONBLOCK);
+// What is opened next is opened below this very folder, also when another one takes its name meanwhile.
+Result<Fd> open_folder(const std::string& path, struct stat& status) {
+  Fd fd(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!fd || ::fstat(fd.get(), &status) != 0) return system_error("look at the folder", path, errno);
+  return fd;
+}
+
+Fd open_below(const Fd& folder, const std::string& path, int flags, mode_t mode) {
+  int fd = -1;
+  do {
+    fd = ::openat(folder.get(), name_of_file(path).c_str(), flags | O_NOFOLLOW | O_CLOEXEC, mode);
+  } while (fd < 0 && errno == EINTR);
+  return Fd(fd);
+}
+
+Result<Fd> open_trusted(const std::string& path, Trust trust, struct stat& file, struct stat& folder) {
+  const auto folder_fd = open_folder(folder_of(path), folder);
+  if (!folder_fd) return folder_fd.error();
+  Fd fd = open_below(*folder_fd, path, O_RDONLY | O_NONBLOCK, 0);
   if (!fd && errno == ELOOP) return untrusted(path, "it is a symbolic link");
   if (!fd && errno == ENXIO) return untrusted(path, "it is not a regular file");  // a socket
   if (!fd || ::fstat(fd.get(), &file) != 0) return system_error("read", path, errno);
-  if (::stat(folder_of(path).c_str(), &folder) != 0) return system_error("look at the folder", path, errno);
   if (const auto doubt = doubt_about(file, folder, trust); !doubt.empty()) return untrusted(path, doubt);
+  return fd;
+}
+
+std::string user_name(uid_t uid) {
+  std::array<char, 16 * 1024> buffer;
+  struct passwd entry {};
+  struct passwd* found = nullptr;
+  ::getpwuid_r(uid, &entry, buffer.data(), buffer.size(), &found);
+  return found != nullptr ? found->pw_name : std::to_string(uid);
+}
+
+Error not_ours(const std::string& path, uid_t owner) {
+  const auto name = user_name(owner);
+  return {ErrorCode::denied, fmt::format("'{}' belongs to user '{}'", path, name),
+          fmt::format("Do this as that user, with 'sudo -u {}'.", name)};
+}
+
+// A file that only this user can have made: in a folder of a group a member of it may have put another in its place.
+Result<Fd> open_own_to_write(const std::string& path, int flags) {
+  Fd fd = open_file(path, flags | O_NONBLOCK);
+  struct stat file {};
+  if (!fd || ::fstat(fd.get(), &file) != 0) return system_error("write to", path, errno);
+  if (!S_ISREG(file.st_mode)) return untrusted(path, "it is not a regular file");
+  if (file.st_uid != ::geteuid()) return not_ours(path, file.st_uid);
+  if (file.st_nlink > 2) return untrusted(path, "it has other names");  // two after a crash in create_file()
   return fd;
 }
 
@@ -414,18 +455,26 @@ class PosixSystem final : public System {
 
   Result<std::string> read_trusted_file(const std::string& path, std::uint64_t limit_bytes) override {
     struct stat file {};
-    const auto fd = open_trusted(path, Trust::none, file);
+    struct stat folder {};
+    const auto fd = open_trusted(path, Trust::none, file, folder);
     if (!fd) return fd.error();
-    std::string content;
-    bool whole = false;
-    POOLSHIFT_TRY(read_all(fd->get(), path, limit_bytes, content, whole));
-    if (whole) return content;
-    return untrusted(path, fmt::format("it is longer than {} bytes", limit_bytes));
+    return read_trusted(*fd, path, limit_bytes);
+  }
+
+  Result<std::string> read_own_file(const std::string& path, std::uint64_t limit_bytes) override {
+    struct stat file {};
+    struct stat folder {};
+    const auto fd = open_trusted(path, Trust::folder_owner, file, folder);
+    if (!fd) return fd.error();
+    if (file.st_uid != ::geteuid()) return not_ours(path, file.st_uid);
+    if (const auto doubt = doubt_about(file, folder, Trust::none); !doubt.empty()) return untrusted(path, doubt);
+    return read_trusted(*fd, path, limit_bytes);
   }
 
   Result<std::string> read_end_of_file(const std::string& path, std::uint64_t limit_bytes) override {
     struct stat file {};
-    const auto fd = open_trusted(path, Trust::folder_owner, file);
+    struct stat folder {};
+    const auto fd = open_trusted(path, Trust::folder_owner, file, folder);
     if (!fd) return fd.error();
     const auto limit = static_cast<off_t>(limit_bytes);
     if (file.st_size > limit && ::lseek(fd->get(), file.st_size - limit, SEEK_SET) < 0) {
@@ -458,17 +507,18 @@ class PosixSystem final : public System {
   }
 
   Status append_file(const std::string& path, const std::string& content) override {
-    const Fd fd = open_file(path, O_WRONLY | O_APPEND);
-    if (!fd) return system_error("append to", path, errno);
-    POOLSHIFT_TRY(write_all(fd.get(), path, content));
+    const auto fd = open_own_to_write(path, O_WRONLY | O_APPEND);
+    if (!fd) return fd.error();
+    POOLSHIFT_TRY(write_all(fd->get(), path, content));
     // After a failed fdatasync() the pages count as clean: trying again would report a success that is none.
-    if (::fdatasync(fd.get()) != 0) return system_error("make durable", path, errno);
+    if (::fdatasync(fd->get()) != 0) return system_error("make durable", path, errno);
     return {};
   }
 
   Status truncate_file(const std::string& path, std::uint64_t size_bytes) override {
-    const Fd fd = open_file(path, O_WRONLY);
-    if (!fd || ::ftruncate(fd.get(), static_cast<off_t>(size_bytes)) != 0 || ::fsync(fd.get()) != 0) {
+    const auto fd = open_own_to_write(path, O_WRONLY);
+    if (!fd) return fd.error();
+    if (::ftruncate(fd->get(), static_cast<off_t>(size_bytes)) != 0 || ::fsync(fd->get()) != 0) {
       return system_error("truncate", path, errno);
     }
     return {};
@@ -639,36 +689,27 @@ class PosixSystem final : public System {
   }
 
   Status create_overlay(const std::string& path, std::uint64_t size_bytes) override {
-    POOLSHIFT_TRY(remove_file(path));
-    // qemu-img keeps the mode of a file that is there.
-    const Fd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, kOverlayMode));
+    const auto header = empty_qcow2(size_bytes);
+    if (!header) return header.error();
+    struct stat folder {};
+    const auto folder_fd = open_folder(folder_of(path), folder);
+    if (!folder_fd) return folder_fd.error();
+    if ((folder.st_uid != 0 && folder.st_uid != ::geteuid()) || (folder.st_mode & S_IWOTH) != 0) {
+      return Error{ErrorCode::denied,
+                   fmt::format("Other users may put files into the overlays' folder '{}'", folder_of(path)),
+                   "Make it root's or your own, and writable for its owner and its group only."};
+    }
+    if (::unlinkat(folder_fd->get(), name_of_file(path).c_str(), 0) != 0 && errno != ENOENT) {
+      return system_error("remove", path, errno);
+    }
+    // It is written through this descriptor alone: what takes its name meanwhile is not touched.
+    const Fd file = open_below(*folder_fd, path, O_WRONLY | O_CREAT | O_EXCL, kOverlayMode);
     if (!file) return system_error("create", path, errno);
-    auto complaint = make_pipe();
-    if (!complaint) return complaint.error();
-    const Fd nothing(::open("/dev/null", O_RDWR | O_CLOEXEC));
-    const Fd null = high_copy(nothing.get());
-    if (!null) return system_error("open", "/dev/null", errno);
-    const auto started =
-        start_program({"qemu-img", "create", "-q", "-f", "qcow2", "--", path, std::to_string(size_bytes)},
-                      {null.get(), null.get(), complaint->write.get()});
-    if (!started && started.error().code == ErrorCode::not_found) {
-      return Error{ErrorCode::unsupported, "The program 'qemu-img' is not installed",
-                   "Install the package qemu-utils (Debian, Ubuntu) or qemu-img (Fedora, RHEL)."};
+    POOLSHIFT_TRY(write_all(file.get(), path, header->begin));
+    if (::ftruncate(file.get(), static_cast<off_t>(header->file_bytes)) != 0 || ::fsync(file.get()) != 0) {
+      return system_error("write", path, errno);
     }
-    if (!started) return started.error();
-    complaint->write.close();
-    const auto said = read_text(complaint->read.get(), 4096, false, kOverlayMs);
-    int exit_code = 0;
-    const auto end = end_of_program(*started, kEndMs, exit_code);
-    if (end == End::killed) {
-      return Error{
-          ErrorCode::failed,
-          fmt::format("'qemu-img create' of the overlay '{}' did not end within {} s", path, kOverlayMs / 1'000),
-          "Check that file system."};
-    }
-    if (end == End::exited ? exit_code == 0 : said.empty()) return {};
-    return Error{ErrorCode::failed, fmt::format("Cannot create the overlay '{}': {}", path, said),
-                 "Check the space on that file system."};
+    return {};
   }
 
   Result<std::unique_ptr<Guardian>> start_guardian(const std::string& path, const std::string& order,
@@ -711,6 +752,14 @@ class PosixSystem final : public System {
   }
 
  private:
+  static Result<std::string> read_trusted(const Fd& fd, const std::string& path, std::uint64_t limit_bytes) {
+    std::string content;
+    bool whole = false;
+    POOLSHIFT_TRY(read_all(fd.get(), path, limit_bytes, content, whole));
+    if (whole) return content;
+    return untrusted(path, fmt::format("it is longer than {} bytes", limit_bytes));
+  }
+
   static Status make_folders(const std::string& path, mode_t mode) {
     struct stat status {};
     if (::stat(path.c_str(), &status) == 0) {

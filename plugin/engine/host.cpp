@@ -95,7 +95,9 @@ void LocalJob::finish(poolshift_result result, json report) {
 }
 
 Host::Host(HostOptions options, HostPorts ports)
-    : options_(std::move(options)), ports_(std::move(ports)), store_(*ports_.system, options_.state_dir) {
+    : options_(std::move(options)),
+      ports_(std::move(ports)),
+      store_(*ports_.system, options_.state_dir, options_.overlay_dir) {
   if (options_.overlay_dir.empty()) options_.overlay_dir = options_.state_dir + "/overlays";
   if (options_.guardian.empty()) options_.guardian = kGuardianPath;
 }
@@ -165,8 +167,7 @@ Host::Answer Host::carry_out_checked(LocalJob& job, const SwapRequest& request) 
   JobRecord record = validation->plan;
   record.job_id = job.id();
   record.started_wall_ms = record.changed_wall_ms = ports_.system->wall_clock_ms();
-  if (record.engine == kHandover && !record.offline)
-    record.overlay_path = fmt::format("{}/{}.qcow2", options_.overlay_dir, job.id());
+  if (record.engine == kHandover && !record.offline) record.overlay_path = store_.overlay_path_of(job.id());
   auto journal = store_.create(record);
   if (!journal) return refusal(request, journal.error());
   if (const auto asked = job.asked(); asked.cancel || asked.bandwidth_bytes_per_s) {
@@ -270,6 +271,30 @@ Result<json> Host::disks() {
   return json{{"schema", 1}, {"disks", std::move(list)}};
 }
 
+// A journal names no ceph.conf. It is that of this program, else that of the disk in the domain, which libvirt keeps.
+void Host::find_ceph_conf(JobRecord& record) {
+  const bool same = record.source_access == record.target_access;
+  auto conf = options_.ceph_conf;
+  const bool is_needed = record.source_access.mon_hosts.empty() || record.target_access.mon_hosts.empty();
+  if (conf.empty() && is_needed) {
+    const auto domain = ports_.hypervisor->find_domain(record.domain_uuid);
+    if (domain) {
+      for (const auto& disk : domain->disks) {
+        if (disk.target == record.disk) conf = disk.access.conf_path;
+      }
+    }
+  }
+  if (record.source_access.mon_hosts.empty() || !options_.ceph_conf.empty()) {
+    record.source_access.conf_path = conf;
+    if (!conf.empty()) record.source_access.mon_hosts.clear();
+  }
+  if (same) {
+    record.target_access = record.source_access;
+  } else if (record.target_access.mon_hosts.empty()) {
+    record.target_access.conf_path = conf;
+  }
+}
+
 Result<Host::Answer> Host::recover_one(const std::string& job_id) {
   auto opened = store_.open_job(job_id);
   if (!opened) return opened.error();
@@ -277,6 +302,7 @@ Result<Host::Answer> Host::recover_one(const std::string& job_id) {
     store_.drop_volatile(job_id);  // its process may have died before it could
     return Answer{POOLSHIFT_OK, report_of(opened->record)};
   }
+  find_ceph_conf(opened->record);
   const std::atomic<bool> never_left{false};
   Swap swap(ports(), store_, std::move(opened->journal), std::move(opened->record), never_left);
   const LogFields about(fields_of(swap.record));

@@ -109,6 +109,7 @@ class Host {
   Status ask(Verb verb, const JobControl& wanted, const std::string& job_id, LocalJob* local);
   void carry_out(LocalJob& job, const SwapRequest& request);
   Answer carry_out_checked(LocalJob& job, const SwapRequest& request);
+  void find_ceph_conf(JobRecord& record);
   Result<Answer> recover_one(const std::string& job_id);
   Result<std::vector<JobStore::Seen>> seen_jobs(nlohmann::json* damaged);
   // Validates, waiting for libvirt and the cluster as long as `patience_ms` allows.

@@ -13,7 +13,7 @@ static void to_json(json& out, const ClusterAccess& access) {
          {"user", access.user},
          {"secret_uuid", access.secret_uuid},
          {"secret_usage", access.secret_usage},
-         {"conf_path", access.conf_path}};
+         {"conf_path", ""}};  // never: a program of root's would read what a journal names
 }
 
 static void from_json(const json& in, ClusterAccess& access) {
@@ -21,7 +21,6 @@ static void from_json(const json& in, ClusterAccess& access) {
   in.at("user").get_to(access.user);
   in.at("secret_uuid").get_to(access.secret_uuid);
   in.at("secret_usage").get_to(access.secret_usage);
-  in.at("conf_path").get_to(access.conf_path);
 }
 
 static void to_json(json& out, const ImageName& name) {

@@ -60,6 +60,10 @@ Status JournalWriter::append(const JobRecord& record) {
   return status;
 }
 
+std::string JobStore::overlay_path_of(const std::string& job_id) const {
+  return fmt::format("{}/{}.qcow2", overlay_dir_, job_id);
+}
+
 std::string JobStore::path_of(const std::string& job_id, const char* suffix) const {
   return fmt::format("{}/{}{}", jobs_dir_, job_id, suffix);
 }
@@ -79,11 +83,46 @@ Result<std::unique_ptr<FileLock>> JobStore::lock_folder() {
   }
 }
 
-Result<JobRecord> JobStore::read_record(const std::string& job_id, std::uint64_t* intact_bytes) {
+// Any journal in the folder may be looked at: what it says is shown, and stands in the way of others.
+Result<JobRecord> JobStore::read_record(const std::string& job_id) {
+  auto content = system_.read_end_of_file(path_of(job_id, kJournal), kMaxJournalBytes + 1);
+  if (content && content->size() > kMaxJournalBytes) {
+    content = Error{ErrorCode::damaged,
+                    fmt::format("the journal of job '{}' is longer than {} bytes", job_id, kMaxJournalBytes),
+                    "This is not a file that PoolShift wrote: move it away."};
+  }
+  return record_in(job_id, content, nullptr);
+}
+
+// What is acted on. A journal that another user can have written would make us act for that user with our rights.
+Result<JobRecord> JobStore::read_own_record(const std::string& job_id, std::uint64_t& intact_bytes) {
+  const auto content = system_.read_own_file(path_of(job_id, kJournal), kMaxJournalBytes);
+  if (!content && content.error().code == ErrorCode::denied) {
+    auto error = content.error();
+    error.message = fmt::format("job '{}' is not taken up: {}", job_id, error.message);
+    return error;
+  }
+  auto record = record_in(job_id, content, &intact_bytes);
+  if (!record || record->engine != kHandover || record->offline) {
+    if (record) record->overlay_path.clear();
+    return record;
+  }
+  const auto ours = overlay_path_of(job_id);
+  if (!record->overlay_path.empty() && record->overlay_path != ours) {
+    return Error{ErrorCode::denied,
+                 fmt::format("job '{}' is not taken up: its journal names the overlay '{}', and this is not '{}'",
+                             job_id, record->overlay_path, ours),
+                 "Give the --overlay-dir that the job was begun with."};
+  }
+  record->overlay_path = ours;
+  return record;
+}
+
+Result<JobRecord> JobStore::record_in(const std::string& job_id, const Result<std::string>& content,
+                                      std::uint64_t* intact_bytes) {
   const Error no_such_job{ErrorCode::not_found, fmt::format("there is no job '{}' in '{}'", job_id, jobs_dir_),
                           "List the jobs with 'poolshift status'."};
   if (!is_job_id(job_id)) return no_such_job;
-  const auto content = system_.read_file(path_of(job_id, kJournal), kMaxJournalBytes);
   if (!content) return content.error().code == ErrorCode::not_found ? no_such_job : content.error();
   const auto name_file = [&](Error error) {
     error.message = fmt::format("job '{}': {}", job_id, error.message);
@@ -187,12 +226,12 @@ Result<JournalWriter> JobStore::create(const JobRecord& record) {
 Result<JobStore::Opened> JobStore::open_job(const std::string& job_id) {
   const auto folder_lock = lock_folder();
   if (!folder_lock) return folder_lock.error();
-  POOLSHIFT_TRY(read_record(job_id));  // before the lock, which would create a missing file
+  std::uint64_t intact_bytes = 0;
+  POOLSHIFT_TRY(read_own_record(job_id, intact_bytes));  // before the lock, which would create a missing file
   const auto path = path_of(job_id, kJournal);
   auto lock = system_.lock_file(path);
   if (!lock) return lock.error();
-  std::uint64_t intact_bytes = 0;
-  auto record = read_record(job_id, &intact_bytes);
+  auto record = read_own_record(job_id, intact_bytes);
   if (!record) return record.error();
   POOLSHIFT_TRY(system_.truncate_file(path, intact_bytes));  // a torn last line must not come to lie in the middle
   // Without room the job goes on for as long as the file system lets it.

@@ -49,7 +49,14 @@ class JournalWriter {
 
 class JobStore {
  public:
-  JobStore(System& system, std::string state_dir) : system_(system), jobs_dir_(std::move(state_dir) + "/jobs") {}
+  // `overlay_dir`: empty is the state folder's "overlays".
+  JobStore(System& system, const std::string& state_dir, const std::string& overlay_dir = "")
+      : system_(system),
+        jobs_dir_(state_dir + "/jobs"),
+        overlay_dir_(overlay_dir.empty() ? state_dir + "/overlays" : overlay_dir) {}
+
+  // The only place that an overlay's path comes from: one in a journal is never used.
+  std::string overlay_path_of(const std::string& job_id) const;
 
   Status open();  // makes the folders
 
@@ -60,7 +67,8 @@ class JobStore {
     JournalWriter journal;
     JobRecord record;
   };
-  // For the one who is going to run it. `busy` when somebody runs it.
+  // For the one who is going to run it. `busy` when another process runs it; `denied` when the journal is another
+  // user's, or names another overlay than this store does.
   Result<Opened> open_job(const std::string& job_id);
 
   struct Seen {
@@ -93,10 +101,14 @@ class JobStore {
  private:
   std::string path_of(const std::string& job_id, const char* suffix) const;
   Result<std::unique_ptr<FileLock>> lock_folder();
-  Result<JobRecord> read_record(const std::string& job_id, std::uint64_t* intact_bytes = nullptr);
+  Result<JobRecord> read_record(const std::string& job_id);
+  Result<JobRecord> read_own_record(const std::string& job_id, std::uint64_t& intact_bytes);
+  Result<JobRecord> record_in(const std::string& job_id, const Result<std::string>& content,
+                              std::uint64_t* intact_bytes);
 
   System& system_;
   std::string jobs_dir_;
+  std::string overlay_dir_;
 };
 
 bool is_job_id(const std::string& text);

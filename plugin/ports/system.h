@@ -73,6 +73,8 @@ class System {
   // bytes (a link is not followed), or when somebody else than root, this user or, where the folder is one for its
   // group, the folder's group can have written it.
   virtual Result<std::string> read_trusted_file(const std::string& path, std::uint64_t limit_bytes) = 0;
+  // The same, of a file that this user has made: `denied`, with the user's name, when it belongs to another one.
+  virtual Result<std::string> read_own_file(const std::string& path, std::uint64_t limit_bytes) = 0;
   // The last `limit_bytes` of a file, or all of one that is shorter. `damaged` as above, but for the folder's owner,
   // who may be anybody: a state folder belongs to the user who runs the swaps.
   virtual Result<std::string> read_end_of_file(const std::string& path, std::uint64_t limit_bytes) = 0;
@@ -81,9 +83,10 @@ class System {
   virtual Result<FileFacts> file_facts(const std::string& path) = 0;
   // Durable and all or nothing: temporary file, fsync, link, fsync of the folder. `exists` when the name is taken.
   virtual Status create_file(const std::string& path, const std::string& content) = 0;
-  // Durable when it returns (fdatasync). After a crash inside, any prefix of `content` may be there.
+  // This user's own file only, else `denied`. Durable when it returns (fdatasync). After a crash inside, any prefix of
+  // `content` may be there.
   virtual Status append_file(const std::string& path, const std::string& content) = 0;
-  // Cuts a file to its first `size_bytes`; durable when it returns.
+  // Cuts this user's own file to its first `size_bytes`; durable when it returns.
   virtual Status truncate_file(const std::string& path, std::uint64_t size_bytes) = 0;
   // Keeps room for `bytes` more at the end of a file, so that appending to it succeeds on a full file system too. The
   // file's size does not change. `failed` when there is no room. Ok on a file system that cannot keep any.
@@ -113,7 +116,7 @@ class System {
   // The first line that 'PROGRAM --version' prints. `failed` when there is none within 5 s.
   virtual Result<std::string> program_version(const std::string& program) = 0;
 
-  // An empty qcow2 file of this virtual size (qemu-img), replacing what was there.
+  // An empty qcow2 file of this virtual size, replacing what was there.
   virtual Status create_overlay(const std::string& path, std::uint64_t size_bytes) = 0;
   // Starts the program `path`, gives it `order` (one line of JSON, see flow/guard.h) and waits until it is ready. It
   // keeps `shared` locked as long as it lives.

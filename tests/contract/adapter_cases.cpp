@@ -1120,12 +1120,6 @@ TEST_CASE("an overlay can be read by QEMU's user where it can be reached", "[sys
   CHECK_ERROR(system.create_overlay(folder + "/none/x.qcow2", kGiB), ErrorCode::not_found);
   CHECK_ERROR(system.file_bytes(folder), ErrorCode::failed);
   CHECK_ERROR(system.file_bytes(folder + "/none"), ErrorCode::not_found);
-
-  const std::string search_path = getenv("PATH");
-  setenv("PATH", "/nonexistent", 1);
-  const auto without = system.create_overlay(path, kGiB);
-  setenv("PATH", search_path.c_str(), 1);
-  CHECK_ERROR(without, ErrorCode::unsupported);
   std::filesystem::remove_all(base);
 }
 

@@ -106,6 +106,14 @@ class FakeSystem : public System {
     return content;
   }
 
+  Result<std::string> read_own_file(const std::string& path, std::uint64_t limit_bytes) override {
+    const auto known = world_.facts.find(path);
+    if (known != world_.facts.end() && known->second.owner != 0) {
+      return Error{ErrorCode::denied, path + " belongs to another user", "be that user"};
+    }
+    return read_trusted_file(path, limit_bytes);
+  }
+
   Result<std::string> read_end_of_file(const std::string& path, std::uint64_t limit_bytes) override {
     return call([&]() -> Result<std::string> {
       const auto found = world_.files.find(path);

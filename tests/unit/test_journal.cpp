@@ -112,7 +112,9 @@ TEST_CASE("a record comes back as it was written") {
   const auto again = record_from_json(json_of(record));
   REQUIRE(again);
   CHECK(json_of(*again) == json_of(record));
-  CHECK(again->target_access == record.target_access);
+  auto access = record.target_access;
+  access.conf_path.clear();  // a journal never names a file that is read
+  CHECK(again->target_access == access);
   CHECK(again->target_spec == record.target_spec);
 }
 
