@@ -3,11 +3,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <exception>
 #include <functional>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <rados/librados.hpp>
@@ -15,10 +20,8 @@
 #include <rbd/librbd.hpp>
 #include <string_view>
 #include <system_error>
+#include <thread>
 #include <utility>
-
-#include "adapters/copy_window.h"
-#include "adapters/rbd_operation.h"
 
 namespace poolshift {
 namespace {
@@ -30,8 +33,6 @@ constexpr std::uint64_t kSparseBytes = 4096;
 // operation that only has to wait for another OSD to take over succeeds.
 constexpr const char* kOperationTimeoutS = "60";
 constexpr const char* kConnectTimeoutS = "30";
-// A client that was cut off gives up when librbd next repeats its request, after 30 s.
-constexpr std::uint32_t kCutOffS = 600;
 
 // The second is nothing without the first.
 constexpr std::uint64_t kObjectMapFeatures = RBD_FEATURE_OBJECT_MAP | RBD_FEATURE_FAST_DIFF;
@@ -75,13 +76,6 @@ std::string_view advice_for(int result) {
 Error make_error(int result, const std::string& what) {
   return {code_of(result), fmt::format("{}: {}", what, std::generic_category().message(-result)),
           std::string(advice_for(result))};
-}
-
-// `fine`: a negative result that is none to complain of.
-Status status_of(const Result<int>& result, const std::string& what, int fine = 0) {
-  if (!result) return result.error();
-  if (*result < 0 && *result != fine) return make_error(*result, what);
-  return {};
 }
 
 // librados' buffers throw, and so does the allocation of whatever a cluster may answer.
@@ -154,17 +148,6 @@ void set_layout(librbd::ImageOptions& options, const ImageSpec& spec) {
   if (spec.stripe_count != 0) options.set(RBD_IMAGE_OPTION_STRIPE_COUNT, spec.stripe_count);
   if (!spec.data_pool.empty()) options.set(RBD_IMAGE_OPTION_DATA_POOL, spec.data_pool);
 }
-
-class ReportedProgress final : public librbd::ProgressContext {
- public:
-  explicit ReportedProgress(const Report& report) : report_(report) {}
-  // An error ends what this client does itself, so that it is not cut off in the middle when the process ends. What
-  // another client does for us goes on.
-  int update_progress(uint64_t done, uint64_t total) override { return report_(done, total) ? 0 : -ECANCELED; }
-
- private:
-  const Report& report_;
-};
 
 class NoProgress final : public librbd::ProgressContext {
  public:
@@ -247,9 +230,8 @@ int stop_at_data(uint64_t, size_t length, int exists, void* found) {
   return -ECANCELED;
 }
 
-// An image must be closed before its pool is, and its pool before the connection.
+// An image must be closed before its pool is.
 struct OpenImage {
-  std::shared_ptr<librados::Rados> rados = nullptr;
   librados::IoCtx pool;
   librbd::Image image;
 };
@@ -260,6 +242,51 @@ struct DataObjects {
   std::string prefix;
 
   std::string name(std::uint64_t number) const { return fmt::format("{}.{:016x}", prefix, number); }
+};
+
+// The operations of one copy() that are under way.
+class CopyWindow {
+ public:
+  explicit CopyWindow(unsigned in_flight) : limit_(std::max(in_flight, 1U)) {}
+
+  // False after a failure.
+  bool wait_for_room() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return under_way_ < limit_; });
+    return first_error_ == 0;
+  }
+  void wait_for_all() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return under_way_ == 0; });
+  }
+  void begun() {
+    const std::lock_guard lock(mutex_);
+    ++under_way_;
+  }
+  void ended(int result) {
+    const std::lock_guard lock(mutex_);
+    --under_way_;
+    if (result >= 0) {
+      ++copies_.copied;
+    } else if (result == -EEXIST) {
+      ++copies_.present;
+    } else if (result == -ENOENT) {
+      ++copies_.absent;
+    } else if (first_error_ == 0) {
+      first_error_ = result;
+    }
+    changed_.notify_all();  // with the mutex held: the window may be gone right after it is let go
+  }
+  int first_error() const { return first_error_; }
+  const ObjectCopies& copies() const { return copies_; }
+
+ private:
+  const unsigned limit_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  unsigned under_way_ = 0;
+  int first_error_ = 0;
+  ObjectCopies copies_;
 };
 
 void copy_ended(rados_completion_t completion, void* window) {
@@ -281,11 +308,10 @@ class RbdObjectCopier final : public ObjectCopier {
         librados::ObjectWriteOperation operation;
         operation.create(true);
         operation.copy_from(from_.name(number), from_.pool, 0, 0);
-        const auto to = to_.name(number);
         auto* completion = librados::Rados::aio_create_completion(&window, copy_ended);
         window.begun();
         // FULL_TRY: librados would hold the operation back until a full pool has space.
-        const int result = to_.pool.aio_operate(to, completion, &operation, librados::OPERATION_FULL_TRY);
+        const int result = to_.pool.aio_operate(to_.name(number), completion, &operation, librados::OPERATION_FULL_TRY);
         completion->release();
         if (result < 0) window.ended(result);
       }
@@ -301,11 +327,93 @@ class RbdObjectCopier final : public ObjectCopier {
   const std::string what_;
 };
 
+// An operation of librbd that lasts, in a thread of its own, which keeps alive all that it uses. When another client
+// has the image open, librbd passes the request on to that one and waits for it; a request that gets no sign of life
+// for some time (rbd_request_timed_out_seconds) is sent again by librbd itself, with the same id, and the other client
+// goes on with the one that it has.
+class LongOperation final : public librbd::ProgressContext {
+ public:
+  using Function = std::function<int(librbd::Image&, librbd::ProgressContext&)>;
+
+  LongOperation(std::shared_ptr<librados::Rados> rados, std::unique_ptr<OpenImage> open, Function function)
+      : rados_(std::move(rados)), open_(std::move(open)), function_(std::move(function)) {}
+
+  // The result, or nothing when `watching` did not want to wait any longer.
+  static std::optional<int> run(const std::shared_ptr<LongOperation>& operation, const Watching& watching) {
+    // Signals are for the threads of the process that we are in.
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    std::thread thread;
+    try {
+      thread = std::thread([operation] { operation->carry_out(); });
+    } catch (const std::system_error&) {
+      pthread_sigmask(SIG_SETMASK, &before, nullptr);
+      return -EAGAIN;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    do {
+      const auto [done, total] = operation->progress();
+      if (watching && !watching(done, total)) {
+        operation->left_ = true;
+        thread.detach();
+        return std::nullopt;
+      }
+    } while (!operation->wait());
+    thread.join();
+    return operation->result_;
+  }
+
+  int update_progress(uint64_t done, uint64_t total) override {
+    const std::lock_guard lock(mutex_);
+    done_ = done;
+    total_ = total;
+    // Ends what this client does itself, so that it is not cut off in the middle when the process ends. What another
+    // client does for us goes on.
+    return left_ ? -ECANCELED : 0;
+  }
+
+ private:
+  static constexpr auto kLookEvery = std::chrono::milliseconds(200);
+
+  void carry_out() {
+    int result = -EIO;
+    try {
+      result = function_(open_->image, *this);
+    } catch (const std::exception&) {
+    }
+    open_.reset();  // the image is closed before anybody hears that it is over
+    const std::lock_guard lock(mutex_);
+    result_ = result;
+    over_ = true;
+    changed_.notify_all();
+  }
+  bool wait() {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, kLookEvery, [&] { return over_; });
+  }
+  std::pair<std::uint64_t, std::uint64_t> progress() {
+    const std::lock_guard lock(mutex_);
+    return {done_, total_};
+  }
+
+  const std::shared_ptr<librados::Rados> rados_;  // ends after the image
+  std::unique_ptr<OpenImage> open_;
+  const Function function_;
+  std::atomic<bool> left_ = false;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::uint64_t done_ = 0;
+  std::uint64_t total_ = 0;
+  bool over_ = false;
+  int result_ = 0;
+};
+
 class RbdCluster final : public Cluster {
  public:
   Status connect(const ClusterAccess& access, const std::string& key);
 
-  void ask_while_waiting(WhileWaiting while_waiting) override { while_waiting_ = std::move(while_waiting); }
   Result<std::string> fsid() override;
   Result<Pool> pool(const std::string& name) override;
   Result<std::vector<HealthCheck>> health() override;
@@ -355,19 +463,11 @@ class RbdCluster final : public Cluster {
   Error create_error(int result, const std::string& what, const ImageSpec& spec);
   Status set_features(const ImageName& name, std::uint64_t features, bool on, const std::string& what);
   Result<DataObjects> data_objects_of(librbd::Image& image, const ImageName& name);
-  using Act = std::function<int(librbd::Image&, librbd::ProgressContext&)>;
-  using IsDone = std::function<bool(librbd::Image&)>;
-  // Every change that librbd passes on to the client that holds the image's lock goes through here. `is_done` looks at
-  // the image when no answer comes. The result of librbd, or an error when it was not waited for.
-  Result<int> change(const ImageName& name, const std::string& what, Act act, const IsDone& is_done,
-                     const Watching& watching = nullptr);
-  void cut_off(const ImageName& name);
+  Status run_watched(std::unique_ptr<OpenImage> open, const std::string& what, LongOperation::Function function,
+                     const Watching& watching);
 
-  std::shared_ptr<librados::Rados> rados_ = std::make_shared<librados::Rados>();
+  const std::shared_ptr<librados::Rados> rados_ = std::make_shared<librados::Rados>();
   librbd::RBD rbd_;
-  ClusterAccess access_;
-  std::string key_;
-  WhileWaiting while_waiting_;
 };
 
 Status RbdCluster::connect(const ClusterAccess& access, const std::string& key) {
@@ -377,8 +477,6 @@ Status RbdCluster::connect(const ClusterAccess& access, const std::string& key) 
     return Error{ErrorCode::invalid, "Neither the disk's XML nor the configuration tells where the cluster is",
                  "Name a Ceph configuration file."};
   }
-  access_ = access;
-  key_ = key;
   const auto entity = fmt::format("client.{}", access.user.empty() ? "admin" : access.user);
   int result = 0;
   {
@@ -580,7 +678,6 @@ Result<std::unique_ptr<OpenImage>> RbdCluster::open_image(const ImageName& name,
   auto io = open_pool(name.pool, name.rbd_namespace);
   if (!io) return io.error();
   auto open = std::make_unique<OpenImage>();
-  open->rados = rados_;
   open->pool = *io;
   const int result = purpose == For::reading ? rbd_.open_read_only(open->pool, open->image, name.image.c_str(), nullptr)
                                              : rbd_.open(open->pool, open->image, name.image.c_str());
@@ -825,49 +922,46 @@ int RbdCluster::end_rename(librados::IoCtx& pool, const ImageName& from, const I
 Status RbdCluster::resize_image(const ImageName& name, std::uint64_t size_bytes) {
   const auto what = fmt::format("Cannot resize image '{}' to {} bytes", to_string(name), size_bytes);
   return guarded(what, [&]() -> Status {
-    const auto result = change(
-        name, what, [size_bytes](auto& image, auto& progress) { return image.resize2(size_bytes, true, progress); },
-        [size_bytes](auto& image) {
-          std::uint64_t now_bytes = 0;
-          return image.size(&now_bytes) == 0 && now_bytes == size_bytes;
-        });
-    return status_of(result, what);
+    auto open = open_image(name, For::writing);
+    if (!open) return open.error();
+    NoProgress progress;
+    const int result = (*open)->image.resize2(size_bytes, true, progress);
+    if (result < 0) return make_error(result, what);
+    return {};
   });
 }
 
 Status RbdCluster::sparsify_image(const ImageName& name) {
   const auto what = fmt::format("Cannot sparsify image '{}'", to_string(name));
   return guarded(what, [&]() -> Status {
-    const auto result = change(
-        name, what, [](auto& image, auto& progress) { return image.sparsify_with_progress(kSparseBytes, progress); },
-        nullptr);
-    return status_of(result, what);
+    auto open = open_image(name, For::writing);
+    if (!open) return open.error();
+    NoProgress progress;
+    const int result = (*open)->image.sparsify_with_progress(kSparseBytes, progress);
+    if (result < 0) return make_error(result, what);
+    return {};
   });
 }
 
 Status RbdCluster::set_metadata(const ImageName& name, const std::string& key, const std::string& value) {
   const auto what = fmt::format("Cannot set metadata '{}' of image '{}'", key, to_string(name));
   return guarded(what, [&]() -> Status {
-    const auto result = change(
-        name, what, [key, value](auto& image, auto&) { return image.metadata_set(key, value); },
-        [&](auto& image) {
-          std::string found;
-          return image.metadata_get(key, &found) == 0 && found == value;
-        });
-    return status_of(result, what);
+    auto open = open_image(name, For::writing);
+    if (!open) return open.error();
+    const int result = (*open)->image.metadata_set(key, value);
+    if (result < 0) return make_error(result, what);
+    return {};
   });
 }
 
 Status RbdCluster::remove_metadata(const ImageName& name, const std::string& key) {
   const auto what = fmt::format("Cannot remove metadata '{}' of image '{}'", key, to_string(name));
   return guarded(what, [&]() -> Status {
-    const auto result = change(
-        name, what, [key](auto& image, auto&) { return image.metadata_remove(key); },
-        [&](auto& image) {
-          std::string found;
-          return image.metadata_get(key, &found) == -ENOENT;
-        });
-    return status_of(result, what, -ENOENT);
+    auto open = open_image(name, For::writing);
+    if (!open) return open.error();
+    const int result = (*open)->image.metadata_remove(key);
+    if (result < 0 && result != -ENOENT) return make_error(result, what);
+    return {};
   });
 }
 
@@ -934,15 +1028,13 @@ Status RbdCluster::restore_from_trash(const ImageName& name, const std::string& 
 Status RbdCluster::create_snapshot(const ImageName& name, const std::string& snapshot) {
   const auto what = fmt::format("Cannot create snapshot '{}@{}'", to_string(name), snapshot);
   return guarded(what, [&]() -> Status {
-    const auto result = change(
-        name, what,
-        [snapshot](auto& image, auto& progress) {
-          // Nothing is to be made quiet: the caller has seen to that.
-          return image.snap_create2(snapshot.c_str(), RBD_SNAP_CREATE_SKIP_QUIESCE, progress);
-        },
-        // It can be opened only when it has its object map, which is made last.
-        [&](auto& image) { return image.snap_set(snapshot.c_str()) == 0; });
-    return status_of(result, what);
+    auto open = open_image(name, For::writing);
+    if (!open) return open.error();
+    NoProgress progress;
+    // Nothing is to be made quiet: the caller has seen to that.
+    const int result = (*open)->image.snap_create2(snapshot.c_str(), RBD_SNAP_CREATE_SKIP_QUIESCE, progress);
+    if (result < 0) return make_error(result, what);
+    return {};
   });
 }
 
@@ -991,13 +1083,11 @@ Status RbdCluster::remove_snapshot(const ImageName& name, const std::string& sna
                      "Flatten the clones ('rbd flatten'); one in the trash counts too."};
       }
     }
-    const auto result = change(
-        name, what, [snapshot_id](auto& image, auto&) { return image.snap_remove_by_id(snapshot_id); },
-        [&](auto& image) {
-          std::uint64_t found = 0;
-          return find_snapshot(image, snapshot, found) == -ENOENT;
-        });
-    return status_of(result, what, -ENOENT);
+    auto open = open_image(name, For::writing);
+    if (!open) return open.error();
+    const int result = (*open)->image.snap_remove_by_id(snapshot_id);
+    if (result < 0 && result != -ENOENT) return make_error(result, what);
+    return {};
   });
 }
 
@@ -1148,92 +1238,60 @@ Result<std::unique_ptr<ObjectCopier>> RbdCluster::object_copier(const ImageName&
   });
 }
 
-Result<int> RbdCluster::change(const ImageName& name, const std::string& what, Act act, const IsDone& is_done,
-                               const Watching& watching) {
-  auto opened = open_image(name, For::writing);
-  if (!opened) return opened.error();
-  Waiting waiting;
-  waiting.watching = watching;
-  waiting.while_waiting = while_waiting_;
-  if (is_done) {
-    waiting.is_done = [&] {
-      auto open = open_image(name, For::reading);
-      return open && is_done((*open)->image);
-    };
-  }
-  waiting.abandoned = [&] { cut_off(name); };
-  return run_bounded(
-      [open = std::shared_ptr<OpenImage>(std::move(*opened)), act = std::move(act)](const Report& report) {
-        ReportedProgress progress(report);
-        return act(open->image, progress);
-      },
-      what, waiting);
-}
-
-// librbd repeats a request that it gets no answer to, and carries it out itself when the other client has closed the
-// image: much later, when it may be wrong. So this connection, which waits for the answer, may do nothing more, and the
-// cluster forgets its watch. What the other client does goes on. Not when nobody else has the lock: then the work is
-// this client's own, and it is not to be cut off in the middle of it.
-void RbdCluster::cut_off(const ImageName& name) {
-  const auto own_id = rados_->get_instance_id();
-  std::string address;
-  {
-    auto open = open_image(name, For::reading);
-    if (!open) return;
-    std::list<librbd::locker_t> lockers;
-    bool exclusive = false;
-    std::string tag;
-    std::list<librbd::image_watcher_t> watchers;
-    if ((*open)->image.list_lockers(&lockers, &exclusive, &tag) < 0 || lockers.empty()) return;
-    if (lockers.front().client == fmt::format("client.{}", own_id)) return;
-    if ((*open)->image.list_watchers(watchers) < 0) return;
-    for (const auto& watcher : watchers) {
-      if (watcher.id == static_cast<std::int64_t>(own_id)) address = watcher.addr;
-    }
-  }
-  if (address.empty()) return;
-  // The guest may be suspended, and the monitors need time: nobody waits for them.
-  start_thread([rados = rados_, address] { rados->blocklist_add(address, kCutOffS); }).detach();
-  const auto old = std::exchange(rados_, std::make_shared<librados::Rados>());
-  if (!connect(ClusterAccess(access_), std::string(key_))) rados_ = old;  // whose next call says that it is cut off
+Status RbdCluster::run_watched(std::unique_ptr<OpenImage> open, const std::string& what,
+                               LongOperation::Function function, const Watching& watching) {
+  const auto result =
+      LongOperation::run(std::make_shared<LongOperation>(rados_, std::move(open), std::move(function)), watching);
+  if (!result) return Error{ErrorCode::left, fmt::format("{}: not waited for", what), "It goes on by itself."};
+  if (*result < 0) return make_error(*result, what);
+  return {};
 }
 
 Status RbdCluster::rebuild_object_map(const ImageName& name, const Watching& watching) {
   const auto what = fmt::format("Cannot rebuild the object map of image '{}'", to_string(name));
   return guarded(what, [&]() -> Status {
-    {
-      auto open = open_image(name, For::reading);
-      if (!open) return open.error();
-      std::uint64_t features = 0;
-      const int result = (*open)->image.features(&features);
-      if (result < 0) return make_error(result, what);
-      if ((features & RBD_FEATURE_OBJECT_MAP) == 0) return {};
-    }
-    // A map that was taken for valid before looks the same afterwards: there is nothing to look for.
-    const auto result = change(
-        name, what, [](auto& image, auto& progress) { return image.rebuild_object_map(progress); }, nullptr, watching);
-    return status_of(result, what);
+    auto open = open_image(name, For::writing);
+    if (!open) return open.error();
+    std::uint64_t features = 0;
+    const int result = (*open)->image.features(&features);
+    if (result < 0) return make_error(result, what);
+    if ((features & RBD_FEATURE_OBJECT_MAP) == 0) return {};
+    return run_watched(
+        std::move(*open), what,
+        [](librbd::Image& image, librbd::ProgressContext& progress) { return image.rebuild_object_map(progress); },
+        watching);
   });
 }
 
 Status RbdCluster::set_features(const ImageName& name, std::uint64_t features, bool on, const std::string& what) {
   return guarded(what, [&]() -> Status {
-    std::uint64_t present = 0;
-    {
+    // Those of `features` that are not yet as they should be.
+    const auto to_change = [&]() -> Result<std::uint64_t> {
       auto open = open_image(name, For::reading);
       if (!open) return open.error();
+      std::uint64_t present = 0;
       const int result = (*open)->image.features(&present);
       if (result < 0) return make_error(result, what);
-    }
-    const auto to_change = features & (on ? ~present : present);
-    if (to_change == 0) return {};
-    const auto result = change(
-        name, what, [to_change, on](auto& image, auto&) { return image.update_features(to_change, on); },
-        [to_change, on](auto& image) {
-          std::uint64_t now = 0;
-          return image.features(&now) == 0 && (now & to_change) == (on ? to_change : 0);
-        });
-    return status_of(result, what);
+      return features & (on ? ~present : present);
+    };
+    const auto changed = to_change();
+    if (!changed) return changed.error();
+    if (*changed == 0) return {};
+    auto open = open_image(name, For::writing);
+    if (!open) return open.error();
+    // When another client does it for us, librbd was seen not to return although it was done.
+    const auto is_done = [&] {
+      const auto left = to_change();
+      return left && *left == 0;
+    };
+    const auto status = run_watched(
+        std::move(*open), what,
+        [mask = *changed, on](librbd::Image& image, librbd::ProgressContext&) {
+          return image.update_features(mask, on);
+        },
+        [&](auto, auto) { return !is_done(); });
+    if (status || is_done()) return {};
+    return status;
   });
 }
 
@@ -1250,22 +1308,17 @@ Status RbdCluster::add_object_map(const ImageName& name, std::uint64_t features)
 Status RbdCluster::flatten_image(const ImageName& name, const Watching& watching) {
   const auto what = fmt::format("Cannot flatten image '{}'", to_string(name));
   return guarded(what, [&]() -> Status {
-    const auto parent_of = [](librbd::Image& image) {
-      librbd::linked_image_spec_t parent;
-      librbd::snap_spec_t snapshot;
-      return image.get_parent(&parent, &snapshot);
-    };
-    {
-      auto open = open_image(name, For::reading);
-      if (!open) return open.error();
-      const int result = parent_of((*open)->image);
-      if (result == -ENOENT) return {};
-      if (result < 0) return make_error(result, what);
-    }
-    const auto result = change(
-        name, what, [](auto& image, auto& progress) { return image.flatten_with_progress(progress); },
-        [&](auto& image) { return parent_of(image) == -ENOENT; }, watching);
-    return status_of(result, what);
+    auto open = open_image(name, For::writing);
+    if (!open) return open.error();
+    librbd::linked_image_spec_t parent;
+    librbd::snap_spec_t snapshot;
+    const int result = (*open)->image.get_parent(&parent, &snapshot);
+    if (result == -ENOENT) return {};
+    if (result < 0) return make_error(result, what);
+    return run_watched(
+        std::move(*open), what,
+        [](librbd::Image& image, librbd::ProgressContext& progress) { return image.flatten_with_progress(progress); },
+        watching);
   });
 }
 

@@ -16,8 +16,6 @@ namespace {
 constexpr std::int64_t kFirstBackoffMs = 100;
 constexpr std::int64_t kLastBackoffMs = 2'000;
 constexpr std::int64_t kBringBackMs = 60'000;
-// A step that is begun again and fails in the same way each time makes no progress, however much answers meanwhile.
-constexpr int kMostOutages = 10;
 
 Result<Phase> run_step(Swap& swap) {
   switch (swap.record.phase) {
@@ -159,7 +157,6 @@ class Runner {
     if (double* seconds = seconds_of(swap_.record)) *seconds += swap_.seconds_since(started_ms);
     if (!next) return after_failure(next.error());
     unreachable_since_ms_ = -1;
-    outages_ = 0;
     return move_to(swap_, *next);
   }
 
@@ -201,15 +198,12 @@ class Runner {
 
   Status wait_and_look_again(const Error& error) {
     auto& system = swap_.ports.system;
-    if (error.message != outage_message_) outages_ = 0;
-    outage_message_ = error.message;
     if (unreachable_since_ms_ < 0) {
-      ++outages_;
       unreachable_since_ms_ = system.monotonic_ms();
       backoff_ms_ = kFirstBackoffMs;
       log().warn("job {}: {}; waiting for it", swap_.record.job_id, error.message);
     }
-    if (outages_ > kMostOutages || system.monotonic_ms() - unreachable_since_ms_ >= options_.patience_ms) {
+    if (system.monotonic_ms() - unreachable_since_ms_ >= options_.patience_ms) {
       stopped_ = true;
       const Phase held = parked(swap_.record.phase);
       return hold(swap_, held, usual_guest_on(held), error);
@@ -228,8 +222,6 @@ class Runner {
   bool look_next_ = false;
   std::int64_t unreachable_since_ms_ = -1;
   std::int64_t backoff_ms_ = 0;
-  std::string outage_message_;
-  int outages_ = 0;  // with this message, in this phase
 };
 
 }  // namespace

@@ -2,8 +2,6 @@
 
 #include <fmt/core.h>
 
-#include "engine/transitions.h"
-
 namespace poolshift {
 
 namespace {
@@ -24,7 +22,6 @@ Result<Cluster*> Swap::connect(const ClusterAccess& access, std::unique_ptr<Clus
     auto cluster = connect_cluster(ports, access);
     if (!cluster) return cluster.error();
     slot = std::move(*cluster);
-    slot->ask_while_waiting([this] { return may_wait(); });
   }
   return slot.get();
 }
@@ -44,19 +41,11 @@ void Swap::disconnect() {
 Status Swap::wait_ms(std::int64_t duration_ms) {
   ++waits_;
   ports.system.sleep_ms(duration_ms);
-  return stop_if_left();
-}
-
-Status Swap::stop_if_left() const {
-  if (!leave_) return {};
-  return Error{ErrorCode::left, fmt::format("job '{}' was left in phase '{}'", record.job_id, name_of(record.phase)),
-               fmt::format("'poolshift recover {}' goes on with it.", record.job_id)};
-}
-
-Status Swap::may_wait() {
-  POOLSHIFT_TRY(stop_if_left());
-  POOLSHIFT_TRY(still_ours());  // the guest is not to be suspended any longer
-  return may(Verb::cancel, record.phase) ? stop_if_cancelled() : Status();
+  if (leave_) {
+    return Error{ErrorCode::left, fmt::format("job '{}' was left in phase '{}'", record.job_id, name_of(record.phase)),
+                 fmt::format("'poolshift recover {}' goes on with it.", record.job_id)};
+  }
+  return {};
 }
 
 Result<std::uint64_t> Swap::wanted_bandwidth() {
@@ -69,14 +58,6 @@ Status Swap::stop_if_cancelled() {
   const auto control = store_.control(record.job_id);
   if (!control) return control.error();
   if (!control->cancel) return {};
-  if (record.phase == Phase::hydrate) {
-    return Error{
-        ErrorCode::cancelled,
-        fmt::format("job '{}' was cancelled while the target gets its data; the guest is on the target and "
-                    "stays there",
-                    record.job_id),
-        fmt::format("'poolshift recover {}' goes on with it; until then the source is needed.", record.job_id)};
-  }
   record.cancelled = true;
   return Error{ErrorCode::cancelled,
                fmt::format("job '{}' was cancelled in phase '{}'", record.job_id, name_of(record.phase)),

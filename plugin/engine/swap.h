@@ -59,11 +59,8 @@ class Swap {
 
   // Bytes per second: as asked for at the start, or since (poolshift set). 0: no limit.
   Result<std::uint64_t> wanted_bandwidth();
-  // `cancelled` when somebody asked for it. While the target gets its data nothing is taken back by that: the guest
-  // stays where it is, and the rest waits for `recover`.
+  // `cancelled` when somebody asked for it.
   Status stop_if_cancelled();
-  // Whether a call that waits for another client is to wait on: asked by the clusters.
-  Status may_wait();
 
   // Shown by `poolshift status`; may be lost.
   void show_progress(const Progress& progress);
@@ -92,7 +89,6 @@ class Swap {
   Status forget_cancel() { return store_.forget_cancel(record.job_id); }
 
  private:
-  Status stop_if_left() const;
   Result<Cluster*> connect(const ClusterAccess& access, std::unique_ptr<Cluster>& slot);
 
   JobStore& store_;

@@ -39,6 +39,19 @@ constexpr const char* kRebuildDepth = "64";
 // Each is a whole object read and written by the guest's QEMU: few, for the guest's sake.
 constexpr const char* kFlattenDepth = "4";
 
+// What a person may ask for: the guest stays where it is, the rest waits for `recover`.
+Status stop_if_asked(Swap& swap) {
+  const auto control = swap.stop_if_cancelled();
+  if (control || control.error().code != ErrorCode::cancelled) return control;
+  swap.record.cancelled = false;  // nothing is taken back
+  return Error{
+      ErrorCode::cancelled,
+      fmt::format("job '{}' was cancelled while the target gets its data; the guest is on the target and stays "
+                  "there",
+                  swap.record.job_id),
+      fmt::format("'poolshift recover {}' goes on with it; until then the source is needed.", swap.record.job_id)};
+}
+
 // How many objects librbd works on at a time in the client that has the target open, the guest's QEMU. retire.cpp gives
 // back what was set before.
 Status set_depth(const JobRecord& record, Cluster& cluster, const char* depth) {
@@ -65,7 +78,7 @@ class Hydrator {
     Pacing pacing(usual_write_us());
     std::size_t per_in_flight = 1;
     for (std::size_t at = 0; at < objects->size();) {
-      POOLSHIFT_TRY(swap_.stop_if_cancelled());
+      POOLSHIFT_TRY(stop_if_asked(swap_));
       const auto bytes_per_s = rate_.wanted();
       if (!bytes_per_s) return bytes_per_s.error();
       const unsigned in_flight = *bytes_per_s == 0 ? pacing.in_flight() : 1;
@@ -84,7 +97,7 @@ class Hydrator {
       POOLSHIFT_TRY(give_way(pacing));
       // A limit that is set while a batch is copied begins with the next one.
       const auto limited_bytes = *bytes_per_s == 0 ? 0 : copies->copied * object_bytes_;
-      POOLSHIFT_TRY(rate_.hold_back(limited_bytes, began_ms, [this] { return swap_.stop_if_cancelled(); }));
+      POOLSHIFT_TRY(rate_.hold_back(limited_bytes, began_ms, [this] { return stop_if_asked(swap_); }));
     }
     return {};
   }
@@ -130,7 +143,7 @@ class Hydrator {
       const auto target = cluster_.image(record_.target);
       if (!target) return target.error();
       if (target->watchers.size() <= 1 || system_.monotonic_ms() >= deadline_ms) return {};
-      POOLSHIFT_TRY(swap_.stop_if_cancelled());
+      POOLSHIFT_TRY(stop_if_asked(swap_));
       POOLSHIFT_TRY(swap_.wait_ms(kLookAtWatchersEveryMs));
     }
   }
@@ -172,7 +185,7 @@ class Hydrator {
       total_bytes_ = total_objects * object_bytes_;
       show(step);
       if (swap_.was_left()) return false;
-      stopped_ = swap_.stop_if_cancelled();
+      stopped_ = stop_if_asked(swap_);
       if (stopped_) stopped_ = stop_if_full();
       if (stopped_) stopped_ = stop_if_clients_changed();
       return stopped_.ok();

@@ -99,21 +99,10 @@ class ObjectCopier {
 // that there may be. False: stop waiting for it, it goes on by itself.
 using Watching = std::function<bool(std::uint64_t done_objects, std::uint64_t total_objects)>;
 
-// Called every now and then while a call waits for another client. An error: stop waiting, and fail with it; what was
-// asked for may still be done.
-using WhileWaiting = std::function<Status()>;
-
 // One connection to one cluster.
-//
-// A change to an image that a client has open is made by that client, and its answer may never come
-// (docs/adr/0012-calls-that-do-not-return.md). These calls succeed when the image shows that the change was made, and
-// fail with `unreachable` when nothing was heard for long: then it may still be made, later.
 class Cluster {
  public:
   virtual ~Cluster() = default;
-
-  // From now on, for all such calls.
-  virtual void ask_while_waiting(WhileWaiting while_waiting) = 0;
 
   virtual Result<std::string> fsid() = 0;
   virtual Result<Pool> pool(const std::string& name) = 0;

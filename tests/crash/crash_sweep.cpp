@@ -229,69 +229,6 @@ TEST_CASE("a guest that we suspended runs again, whoever dies or hangs") {
   }
 }
 
-// docs/adr/0012-calls-that-do-not-return.md
-TEST_CASE("changes to images are not answered from any call on: it ends or is held, and recover goes on") {
-  using Unanswered = FakeWorld::Unanswered;
-  int held = 0;
-  for (const auto& scenario : kScenarios) {
-    if (scenario.hot || scenario.copy_fails) continue;
-    const auto calls = calls_of_a_whole_swap(scenario);
-    for (std::uint64_t number = 1; number <= calls; number += kEvery) {
-      for (const auto unanswered : {Unanswered::made, Unanswered::not_made}) {
-        for (const bool only_next : {true, false}) {
-          INFO("scenario '" << scenario.name << "', from call " << number << " of " << calls << ", "
-                            << (unanswered == Unanswered::made ? "made" : "not made")
-                            << (only_next ? ", the next only" : ""));
-          Stage stage(scenario);
-          stage.options.patience_ms = 6'000;  // longer than one call that is not answered
-          stage.world.happen_at(number, [&] {
-            if (stage.job_id.empty()) return;  // it is only being validated
-            stage.world.changes_unanswered = unanswered;
-            stage.world.only_next_unanswered = only_next;
-          });
-          stage.swap();
-          CHECK(stage.world.calls() < 100 * calls);
-          stage.check_guest_runs();
-          stage.check_data();
-          stage.world.changes_unanswered = Unanswered::no;
-          if (is_held(stage.last->phase)) {
-            ++held;
-            CHECK(stage.last->error->code == ErrorCode::unreachable);
-            stage.recover();
-          }
-          stage.check_ended();
-        }
-      }
-    }
-  }
-  CHECK(held > 0);
-}
-
-TEST_CASE("a change that is not answered hears cancel and leave") {
-  const Scenario scenario{.name = "", .engine = Engine::handover};
-  const auto calls = calls_of_a_whole_swap(scenario);
-  int cancelled = 0;
-  for (std::uint64_t number = 1; number <= calls; number += kEvery) {
-    INFO("unanswered and cancelled at call " << number << " of " << calls);
-    Stage stage(scenario);
-    std::int64_t asked_at_ms = 0;
-    stage.world.happen_at(number, [&] {
-      if (stage.job_id.empty()) return;
-      stage.world.changes_unanswered = FakeWorld::Unanswered::not_made;
-      stage.world.only_next_unanswered = true;
-      asked_at_ms = stage.world.now_ms;
-      stage.world.files[std::string(kStateDir) + "/jobs/" + stage.job_id + ".control"].content = R"({"cancel":true})";
-    });
-    stage.swap();
-    if (stage.last->phase == Phase::done) continue;  // it came too late
-    ++cancelled;
-    CHECK(stage.last->error->code == ErrorCode::cancelled);
-    if (is_held(stage.last->phase)) stage.recover();
-    stage.check_ended();
-  }
-  CHECK(cancelled > 0);
-}
-
 TEST_CASE("the process and its guardian die at any call: recover lets the guest run") {
   for (const auto& scenario : kScenarios) {
     if (scenario.engine != Engine::handover || scenario.offline) continue;

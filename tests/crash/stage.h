@@ -166,7 +166,7 @@ struct Stage {
     if (scenario.cancelled) {
       world.files[std::string(kStateDir) + "/jobs/" + job_id + ".control"].content = R"({"cancel":true})";
     }
-    const auto status = run(swap, Entry::fresh, options);
+    const auto status = run(swap, Entry::fresh, {});
     last = swap.record;
     if (status && has_ended(last->phase)) process.store.drop_volatile(job_id);
     return status;
@@ -331,7 +331,6 @@ struct Stage {
   }
 
   const Scenario& scenario;
-  RunOptions options;
   FakeWorld world;
   FakeDomain* domain = nullptr;
   WriteLimit limit_before;

@@ -12,10 +12,6 @@ constexpr std::uint64_t kExclusiveLock = 4;  // RBD_FEATURE_EXCLUSIVE_LOCK
 constexpr std::uint64_t kFastDiff = 16;      // RBD_FEATURE_FAST_DIFF
 constexpr std::int64_t kWatchingMs = 5;      // how often who waits is asked
 constexpr std::int64_t kGivesUpMs = 600'000;
-// In adapters/rbd_operation.h they are longer; no test asks for how long.
-constexpr std::int64_t kAskEveryMs = 200;
-constexpr std::int64_t kEffectSettlesMs = 2'000;
-constexpr std::int64_t kSilenceMs = 5'000;
 
 Error not_found(const std::string& what) {
   return {ErrorCode::not_found, fmt::format("{} does not exist", what), "Check the name."};
@@ -91,8 +87,6 @@ class FakeObjectCopier : public ObjectCopier {
 class FakeCluster : public Cluster {
  public:
   FakeCluster(FakeWorld& world, std::string fsid) : world_(world), fsid_(std::move(fsid)) {}
-
-  void ask_while_waiting(WhileWaiting while_waiting) override { while_waiting_ = std::move(while_waiting); }
 
   Result<std::string> fsid() override {
     return world_.call([&]() -> Result<std::string> {
@@ -190,7 +184,7 @@ class FakeCluster : public Cluster {
   }
 
   Status resize_image(const ImageName& name, std::uint64_t size_bytes) override {
-    return change(true, [&]() -> Status {
+    return world_.call([&]() -> Status {
       return on_image(name, [&](FakeImage& fake) -> Status {
         fake.spec.size_bytes = size_bytes;
         fake.parent_bytes = std::min(fake.parent_bytes, size_bytes);
@@ -201,7 +195,7 @@ class FakeCluster : public Cluster {
   }
 
   Status sparsify_image(const ImageName& name) override {
-    return change(false, [&]() -> Status {
+    return world_.call([&]() -> Status {
       return on_image(name, [&](FakeImage& fake) -> Status {
         // Of a clone the objects stay: without them the parent would be seen.
         if (fake.parent.empty()) std::erase_if(fake.blocks, [](const auto& block) { return block.second == 0; });
@@ -211,7 +205,7 @@ class FakeCluster : public Cluster {
   }
 
   Status set_metadata(const ImageName& name, const std::string& key, const std::string& value) override {
-    return change(true, [&]() -> Status {
+    return world_.call([&]() -> Status {
       return on_image(name, [&](FakeImage& fake) -> Status {
         fake.spec.metadata[key] = value;
         return {};
@@ -220,7 +214,7 @@ class FakeCluster : public Cluster {
   }
 
   Status remove_metadata(const ImageName& name, const std::string& key) override {
-    return change(true, [&]() -> Status {
+    return world_.call([&]() -> Status {
       return on_image(name, [&](FakeImage& fake) -> Status {
         fake.spec.metadata.erase(key);
         return {};
@@ -269,7 +263,7 @@ class FakeCluster : public Cluster {
   }
 
   Status create_snapshot(const ImageName& name, const std::string& snapshot) override {
-    return change(true, [&]() -> Status {
+    return world_.call([&]() -> Status {
       return on_image(name, [&](FakeImage& fake) -> Status {
         if (std::count(fake.snapshots.begin(), fake.snapshots.end(), snapshot) != 0) {
           return Error{ErrorCode::exists, fmt::format("{} exists", snapshot_name(name, snapshot)),
@@ -285,7 +279,7 @@ class FakeCluster : public Cluster {
   }
 
   Status remove_snapshot(const ImageName& name, const std::string& snapshot) override {
-    return change(true, [&]() -> Status {
+    return world_.call([&]() -> Status {
       return on_image(name, [&](FakeImage& fake) -> Status {
         if (world_.has_clones(snapshot_name(name, snapshot))) {
           return Error{ErrorCode::busy, fmt::format("{} has clones", snapshot_name(name, snapshot)), "Flatten them."};
@@ -371,7 +365,7 @@ class FakeCluster : public Cluster {
   }
 
   Status rebuild_object_map(const ImageName& name, const Watching& watching) override {
-    return change(false, [&]() -> Status {
+    return world_.call([&]() -> Status {
       return on_image(name, [&](FakeImage& fake) -> Status {
         if ((fake.spec.features & kFeatureObjectMap) == 0) return {};
         fake.unmapped.clear();
@@ -383,7 +377,7 @@ class FakeCluster : public Cluster {
   }
 
   Status drop_object_map(const ImageName& name) override {
-    return change(true, [&]() -> Status {
+    return world_.call([&]() -> Status {
       return on_image(name, [&](FakeImage& fake) -> Status {
         fake.spec.features &= ~(kFeatureObjectMap | kFastDiff);
         fake.unmapped.clear();
@@ -394,7 +388,7 @@ class FakeCluster : public Cluster {
   }
 
   Status add_object_map(const ImageName& name, std::uint64_t features) override {
-    return change(true, [&]() -> Status {
+    return world_.call([&]() -> Status {
       return on_image(name, [&](FakeImage& fake) -> Status {
         fake.spec.features |= features & (kFeatureObjectMap | kFastDiff);
         return {};
@@ -403,7 +397,7 @@ class FakeCluster : public Cluster {
   }
 
   Status flatten_image(const ImageName& name, const Watching& watching) override {
-    return change(true, [&]() -> Status {
+    return world_.call([&]() -> Status {
       return on_image(name, [&](FakeImage& found) -> Status {
         if (found.parent.empty()) return {};
         if (!found.flattening) found.flattened_objects = 0;
@@ -430,27 +424,6 @@ class FakeCluster : public Cluster {
   }
 
  private:
-  // `shows`: the image tells whether the change was made.
-  template <class Body>
-  Status change(bool shows, Body body) {
-    return world_.call([&]() -> Status {
-      const auto unanswered = world_.changes_unanswered;
-      if (unanswered == FakeWorld::Unanswered::no) return body();
-      if (world_.only_next_unanswered) world_.changes_unanswered = FakeWorld::Unanswered::no;
-      bool is_seen = false;
-      if (unanswered == FakeWorld::Unanswered::made) {
-        if (const auto made = body(); !made) return made;
-        is_seen = shows;
-      }
-      const auto until_ms = world_.now_ms + (is_seen ? kEffectSettlesMs : kSilenceMs);
-      while (world_.now_ms < until_ms) {
-        world_.advance(kAskEveryMs);
-        if (while_waiting_) POOLSHIFT_TRY(while_waiting_());
-      }
-      if (is_seen) return {};
-      return Error{ErrorCode::unreachable, "the client that has the image open does not answer", "Look at it."};
-    });
-  }
   bool away() const { return world_.now_ms < world_.cluster_away_until_ms; }
   void end_rename(const ImageName& from, const ImageName& to) {
     if (auto image = world_.images.extract(from)) {
@@ -500,7 +473,6 @@ class FakeCluster : public Cluster {
 
   FakeWorld& world_;
   std::string fsid_;
-  WhileWaiting while_waiting_;
 };
 
 class FakeStorage : public Storage {

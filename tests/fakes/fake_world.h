@@ -232,11 +232,6 @@ class FakeWorld {
   std::map<std::string, std::string> fsid_by_conf;
   std::int64_t hypervisor_away_until_ms = 0;
   std::int64_t cluster_away_until_ms = 0;
-  // A change to an image that another client is asked for: the answer does not come. Some changes are made all the
-  // same.
-  enum class Unanswered { no, made, not_made };
-  Unanswered changes_unanswered = Unanswered::no;
-  bool only_next_unanswered = false;
   std::optional<Error> next_pivot_fails;
   std::uint64_t copies_fail_after_bytes = 0;  // a running copy ends there without being complete; 0: it does not
   bool copies_fail_when_limited = false;      // or as soon as the guest's writes are limited

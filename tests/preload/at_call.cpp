@@ -1,10 +1,9 @@
 // Preloaded into `poolshift` by the integration tests (LD_PRELOAD), to have something happen exactly between two steps
 // of a handover's switch, or within one that librbd makes of several. By the environment:
 //
-//   POOLSHIFT_AT=STEP        suspend, snapshot, clone, overlay, copy, pivot or resume, of a domain that is off
-//                            definition or rename, and while the target gets its data depth (metadata), flatten or
-//                            unsnapshot: the call that makes this step; write-N: librbd's Nth call that changes
-//                            something in the cluster other than an image's data
+//   POOLSHIFT_AT=STEP        suspend, snapshot, clone, overlay, copy, pivot or resume, and of a domain that is off
+//                            definition or rename: the call that makes this step; write-N: librbd's Nth call that
+//                            changes something in the cluster other than an image's data
 //   POOLSHIFT_AT_WHEN=WHEN   before or after it
 //   POOLSHIFT_AT_DO=COMMAND  what the shell is told, once, with SELF, the id of this process; the call waits for it
 //
@@ -125,21 +124,6 @@ namespace librbd {
 EXPORTED int Image::snap_create2(const char* name, uint32_t flags, ProgressContext& progress) {
   return call<int(Image*, const char*, uint32_t, ProgressContext&)>(
       "snapshot", "_ZN6librbd5Image12snap_create2EPKcjRNS_15ProgressContextE", this, name, flags, progress);
-}
-
-EXPORTED int Image::metadata_set(const std::string& key, const std::string& value) {
-  return call<int(Image*, const std::string&, const std::string&)>(
-      key.starts_with("conf_rbd_concurrent") ? "depth" : "",
-      "_ZN6librbd5Image12metadata_setERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEES8_", this, key, value);
-}
-
-EXPORTED int Image::flatten_with_progress(ProgressContext& progress) {
-  return call<int(Image*, ProgressContext&)>(
-      "flatten", "_ZN6librbd5Image21flatten_with_progressERNS_15ProgressContextE", this, progress);
-}
-
-EXPORTED int Image::snap_remove_by_id(uint64_t id) {
-  return call<int(Image*, uint64_t)>("unsnapshot", "_ZN6librbd5Image17snap_remove_by_idEm", this, id);
 }
 
 EXPORTED int RBD::clone3(librados::IoCtx& parent_pool, const char* parent, const char* snapshot,
