@@ -158,6 +158,8 @@ void to_json(json& out, const JobRecord& record) {
          {"overlay_path", record.overlay_path},
          {"overlay_bytes", record.overlay_bytes},
          {"source_watcher", record.source_watcher},
+         {"source_id", record.source_id},
+         {"target_id", record.target_id},
          {"source_size_bytes", record.source_size_bytes},
          {"source_used_bytes", record.source_used_bytes},
          {"source_unmaps", record.source_unmaps},
@@ -235,6 +237,8 @@ static JobRecord parse_record(const json& in) {
   record.persistent_disk_xml = in.value("persistent_disk_xml", "");
   record.disk_is_compared = in.value("disk_is_compared", false);
   in.at("source_watcher").get_to(record.source_watcher);
+  record.source_id = in.value("source_id", "");
+  record.target_id = in.value("target_id", "");
   in.at("source_size_bytes").get_to(record.source_size_bytes);
   in.at("source_used_bytes").get_to(record.source_used_bytes);
   in.at("source_unmaps").get_to(record.source_unmaps);

@@ -83,12 +83,14 @@ struct JobRecord {
 
   // What validation found, needed to act, to undo and to prove.
   std::string source_watcher;  // address of the one client that had the source open: the guest's QEMU
+  std::string source_id;       // empty: an older version began the job
+  std::string target_id;  // of a target that was there before; empty: it is created, or an older version began the job
   std::uint64_t source_size_bytes = 0;
   std::uint64_t source_used_bytes = 0;
   bool source_unmaps = false;
   std::string disk_xml;             // the disk's XML without its source (Disk::comparable_xml); empty: not known
   std::string persistent_disk_xml;  // the same of the persistent definition
-  ImageSpec target_spec;  // the target as it was, or as it is to be created
+  ImageSpec target_spec;            // the target as it was, or as it is to be created
   std::vector<Check> checks;
 
   // What was done.

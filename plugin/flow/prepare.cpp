@@ -4,6 +4,7 @@
 #include <fmt/core.h>
 
 #include "flow/flow.h"
+#include "flow/identity.h"
 #include "flow/staging.h"
 #include "flow/tag.h"
 
@@ -30,9 +31,22 @@ Status verify_target(const JobRecord& record, Cluster& cluster) {
   return {};
 }
 
+// Before an existing target is touched: it is the image that validation saw, and still empty and unused.
+Status expect_as_validated(const JobRecord& record, Cluster& cluster) {
+  POOLSHIFT_TRY(expect_id(cluster, record.target, record.target_id));
+  const auto target = cluster.image(record.target);
+  if (!target) return target.error();
+  const auto used = cluster.usage(record.target);
+  if (!used) return used.error();
+  if (target->watchers.empty() && target->snapshots.empty() && used->bytes == 0) return {};
+  return Error{ErrorCode::busy, fmt::format("target {} came into use after it was checked", to_string(record.target)),
+               "Find out who uses it, or choose another target."};
+}
+
 // An image that is set aside keeps everything that it is, so that undo only has to give it its name back.
 Status set_target_aside(const JobRecord& record, Cluster& cluster) {
   const ImageName aside = staging_name(record);
+  POOLSHIFT_TRY(expect_as_validated(record, cluster));
   POOLSHIFT_TRY(cluster.set_metadata(record.target, kJobKey, record.job_id));
   const auto target = cluster.image(record.target);
   if (!target) return target.error();
@@ -63,6 +77,7 @@ Status prepare_mirror(Swap& swap, Cluster& cluster) {
   if (record.create_target) {
     POOLSHIFT_TRY(create_target(record, cluster));
   } else {
+    POOLSHIFT_TRY(expect_as_validated(record, cluster));
     POOLSHIFT_TRY(cluster.set_metadata(record.target, kJobKey, record.job_id));
   }
   if (record.target_spec.size_bytes != record.source_size_bytes) {

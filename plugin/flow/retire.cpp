@@ -4,6 +4,7 @@
 
 #include "flow/flow.h"
 #include "flow/handover.h"
+#include "flow/identity.h"
 #include "flow/same_disk.h"
 #include "flow/staging.h"
 #include "flow/tag.h"
@@ -134,6 +135,7 @@ Status clean_up_after_handover(Swap& swap, Cluster& cluster) {
   if (!image && image.error().code == ErrorCode::not_found) return finish_move_to_trash(cluster, aside);
   if (!image) return image.error();
   if (job_of(*image) != record.job_id) return {};
+  POOLSHIFT_TRY(expect_id(cluster, aside, record.target_id));
   return cluster.move_to_trash(aside);
 }
 
@@ -141,7 +143,13 @@ Status put_source_away(Swap& swap) {
   if (swap.record.source_after == SourceAfter::keep) return {};
   auto cluster = swap.source_cluster();
   if (!cluster) return cluster.error();
-  return finish_move_to_trash(**cluster, swap.record.source);
+  const auto& name = swap.record.source;
+  const auto expected = expect_id(**cluster, name, swap.record.source_id);
+  // Then it is in the trash, or on its way there.
+  if (!expected && expected.error().code == ErrorCode::not_found) return finish_move_to_trash(**cluster, name);
+  if (!expected) return expected;
+  if (!swap.record.source_id.empty()) POOLSHIFT_TRY(prove_unused(swap, **cluster, name));
+  return finish_move_to_trash(**cluster, name);
 }
 
 }  // namespace

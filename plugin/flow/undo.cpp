@@ -5,6 +5,7 @@
 
 #include "flow/flow.h"
 #include "flow/handover.h"
+#include "flow/identity.h"
 #include "flow/staging.h"
 #include "flow/tag.h"
 #include "flow/write_limit.h"
@@ -36,35 +37,6 @@ Status end_copy(Swap& swap) {
     if (!asked) POOLSHIFT_TRY(swap.ports.hypervisor.cancel_mirror(record.domain_uuid, record.disk));
     asked = true;
     if (swap.ports.system.monotonic_ms() >= deadline_ms) return not_ending(record);
-    POOLSHIFT_TRY(swap.wait_ms(kLookEveryMs));
-  }
-}
-
-// Before the target is touched: no domain of this host names it, no client has it open.
-Status prove_unused(Swap& swap, Cluster& cluster, const ImageName& name) {
-  const auto deadline_ms = swap.ports.system.monotonic_ms() + kWatcherPatienceMs;
-  for (;;) {
-    const auto domains = swap.ports.hypervisor.list_domains();
-    if (!domains) return domains.error();
-    for (const auto& domain : *domains) {
-      for (const auto* disks : {&domain.disks, &domain.persistent_disks}) {
-        for (const auto& disk : *disks) {
-          if (disk.image != name && !(disk.mirror && disk.mirror->image == name)) continue;
-          return Error{ErrorCode::busy,
-                       fmt::format("domain '{}' names {} as disk '{}'", domain.name, to_string(name), disk.target),
-                       "Nothing was moved; find out why it is named there."};
-        }
-      }
-    }
-    const auto image = cluster.image(name);
-    if (!image) return image.error();
-    if (image->watchers.empty()) return {};
-    if (swap.ports.system.monotonic_ms() >= deadline_ms) {
-      return Error{ErrorCode::busy,
-                   fmt::format("target {} is still open in client {}", to_string(name), image->watchers.front()),
-                   "Find out who has it open and close it there."};
-    }
-    swap.show_progress({"waiting until the target is closed", 0, 0, 0, -1});
     POOLSHIFT_TRY(swap.wait_ms(kLookEveryMs));
   }
 }
@@ -159,7 +131,9 @@ Status give_name_back(Swap& swap, Cluster& cluster) {
   const ImageName aside = staging_name(record);
   const auto image = cluster.image(aside);
   if (!image && image.error().code != ErrorCode::not_found) return image.error();
-  if (image && job_of(*image) == record.job_id) POOLSHIFT_TRY(cluster.rename_image(aside, record.target));
+  const bool is_ours = image && job_of(*image) == record.job_id;
+  if (is_ours) POOLSHIFT_TRY(expect_id(cluster, aside, record.target_id));
+  if (is_ours) POOLSHIFT_TRY(cluster.rename_image(aside, record.target));
   const auto target = cluster.image(record.target);
   if (!target && target.error().code == ErrorCode::not_found) return {};  // it was never there, or went elsewhere
   if (!target) return target.error();

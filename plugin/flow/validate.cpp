@@ -522,6 +522,7 @@ class Validator {
       return {};
     }
     out_.plan.target_spec = target->spec;
+    out_.plan.target_id = target->id;
     if (!target->spec.data_pool.empty()) POOLSHIFT_TRY(check_data_pool(target->spec.data_pool));
     if (!out_.refused()) {
       pass("target", fmt::format("target {} is empty and unused, {} bytes", to_string(name), target->spec.size_bytes));
@@ -669,6 +670,7 @@ class Validator {
     plan.domain_name = domain_.name;
     plan.source_watcher = plan.offline ? "" : source_.watchers.front();
     plan.source_size_bytes = source_.spec.size_bytes;
+    plan.source_id = source_.id;
     plan.source_used_bytes = source_usage_.bytes;
     plan.source_unmaps = disk_.unmaps;
     return {};

@@ -123,7 +123,7 @@ TEST_CASE("a record that cannot be trusted is damaged, key by key") {
   const std::set<std::string> optional = {
       "hydration",           "hydration_reason",  "max_pause_ms", "overlay_path", "overlay_bytes",
       "resume_guest",        "overlay_committed", "labels",       "offline",      "disk_xml",
-      "persistent_disk_xml", "disk_is_compared",  "flattening"};
+      "persistent_disk_xml", "disk_is_compared",  "flattening",   "source_id",    "target_id"};
   const auto whole = json_of(some_record("0123456789ab"));
   for (const auto& [key, value] : whole.items()) {
     INFO(key);
