@@ -52,6 +52,35 @@ test_shareable_disk() {
   refused shareable 'shareable' --domain "$web" --disk vdb --to "$target"
 }
 
+# refused_with_xml SED-SCRIPT FOUND: a domain with that change in its disk's XML, shut off and running.
+refused_with_xml() {
+  local script=$1 found=$2 odd image=volumes-hdd/odd-$kFileTag
+  odd=$(name odd)
+  new_image "$image" 64M
+  guest start "$odd" --disk "vda=$image" --xml-only | sed "$script" >"$T/odd.xml"
+  at_end virsh undefine "$odd"
+  virsh define "$T/odd.xml"
+  refused disk_xml "$found" --domain "$odd" --disk vda --to "volumes-ssd/odd-$kFileTag" --create
+  mkdir -p "$(dirname -- "$(guest log "$odd")")"
+  virsh start "$odd" --paused
+  at_end virsh destroy "$odd"
+  refused disk_xml "$found" --domain "$odd" --disk vda --to "volumes-ssd/odd-$kFileTag" --create
+  refused disk_xml "$found" --domain "$odd" --disk vda --to "volumes-ssd/odd-$kFileTag" --create --engine mirror
+  unchanged_by poolshift check --json --domain "$odd" --disk vda --to "volumes-ssd/odd-$kFileTag" --create
+  assert_exit 3
+}
+
+# The new source would have no slice: the guest would read another part of the image.
+test_disk_with_slices() {
+  refused_with_xml "s#<source protocol='rbd'[^>]*>#&<slices><slice type='storage' offset='4194304' size='8388608'/></slices>#" \
+    'has <slices> in <source>, which PoolShift does not support'
+}
+
+# QEMU's filter for it keeps the source open.
+test_disk_that_copies_on_read() {
+  refused_with_xml "s#<driver name='qemu'#& copy_on_read='on'#" "has copy_on_read='on' of <driver>"
+}
+
 test_source_that_the_disk_is_not_on() {
   refused disk_source "is on $source, the request names $shared" --domain "$web" --disk vda --from "$shared" --to "$target"
 }
