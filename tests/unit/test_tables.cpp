@@ -1,5 +1,9 @@
 // The transition tables and the recovery table.
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <fstream>
+#include <set>
+#include <string>
 
 #include "engine/transitions.h"
 #include "flow/recover.h"
@@ -32,7 +36,110 @@ std::vector<Facts> all_facts() {
   return facts;
 }
 
+// A row of the recovery table as the comment in flow/recover.h has it.
+struct WrittenRow {
+  std::string text;
+  std::string journal, guest, disk_on, copy, then;  // words of the columns; `copy` may hold two, and a proof
+
+  bool matches(Phase phase, const Facts& facts) const {
+    return journal == name_of(phase) && is(guest, name_of(facts.guest)) && is(disk_on, name_of(facts.disk_on)) &&
+           matches_copy(facts) && matches_engine(facts);
+  }
+
+ private:
+  static bool is(const std::string& written, std::string_view name) { return written == "any" || written == name; }
+  static std::string_view name_of(Phase phase) { return poolshift::name_of(phase); }
+  static std::string_view name_of(Facts::Guest guest) {
+    switch (guest) {
+      case Facts::Guest::absent: return "absent";
+      case Facts::Guest::inactive: return "inactive";
+      case Facts::Guest::active: return "active";
+    }
+    return "?";
+  }
+  static std::string_view name_of(Facts::DiskOn disk_on) {
+    switch (disk_on) {
+      case Facts::DiskOn::source: return "source";
+      case Facts::DiskOn::overlay: return "overlay";
+      case Facts::DiskOn::target: return "target";
+      case Facts::DiskOn::hidden: return "hidden";
+      case Facts::DiskOn::elsewhere: return "elsewhere";
+      case Facts::DiskOn::nowhere: return "nowhere";
+    }
+    return "?";
+  }
+  static std::string_view name_of(Facts::Copy copy) {
+    switch (copy) {
+      case Facts::Copy::none: return "none";
+      case Facts::Copy::ours: return "ours";
+      case Facts::Copy::ours_pivoting: return "ours_pivoting";
+      case Facts::Copy::foreign: return "foreign";
+    }
+    return "?";
+  }
+  bool matches_copy(const Facts& facts) const {
+    if (copy == "any") return true;
+    if (copy == "none, never left") return facts.copy == Facts::Copy::none && facts.never_left_source;
+    if (copy == "none, untouched") return facts.copy == Facts::Copy::none && facts.target_untouched;
+    if (copy == "none, ours") return facts.copy == Facts::Copy::none || facts.copy == Facts::Copy::ours;
+    return copy == name_of(facts.copy);
+  }
+  bool matches_engine(const Facts& facts) const {
+    if (then.ends_with(" [M]")) return !facts.handover;
+    if (then.ends_with(" [H]")) return facts.handover;
+    return true;
+  }
+};
+
+std::vector<WrittenRow> written_rows() {
+  std::ifstream header(std::string(POOLSHIFT_TEST_DATA) + "/../../../plugin/flow/recover.h");
+  REQUIRE(header);
+  std::vector<WrittenRow> rows;
+  bool in_table = false;
+  for (std::string line; std::getline(header, line);) {
+    if (line.starts_with("//   journal ")) {
+      in_table = true;
+    } else if (!line.starts_with("//   ")) {
+      in_table = false;
+    } else if (in_table) {
+      // Two blanks or more, or the width of the column, part two columns.
+      const auto column = [&](std::size_t from, std::size_t to) {
+        const auto text = line.substr(from, to - from);
+        const auto last = text.find_last_not_of(' ');
+        return last == std::string::npos ? std::string() : text.substr(0, last + 1);
+      };
+      rows.push_back({line, column(5, 15), column(15, 25), column(25, 36), "", ""});
+      auto rest = line.substr(36);
+      const auto gap = rest.find("  ");
+      rows.back().copy = rest.substr(0, gap);
+      rest = rest.substr(rest.find_first_not_of(' ', gap));
+      rows.back().then = rest.substr(0, rest.find("  "));
+    }
+  }
+  return rows;
+}
+
 }  // namespace
+
+TEST_CASE("the recovery table in the comment of flow/recover.h is the one that decides") {
+  const auto rows = written_rows();
+  CHECK(rows.size() > 40);
+  std::set<std::string> used;
+  for (const auto phase : kStepPhases) {
+    for (const auto& facts : all_facts()) {
+      const auto row =
+          std::find_if(rows.begin(), rows.end(), [&](const auto& each) { return each.matches(phase, facts); });
+      REQUIRE(row != rows.end());
+      INFO(row->text);
+      used.insert(row->text);
+      CHECK(row->then.substr(0, row->then.find(" [")) == name_of(decide(phase, facts).next));
+    }
+  }
+  for (const auto& row : rows) {
+    INFO(row.text);
+    CHECK(used.contains(row.text));
+  }
+}
 
 TEST_CASE("phase names are unique and come back") {
   for (const auto phase : all_phases()) CHECK(phase_named(name_of(phase)) == phase);
