@@ -45,13 +45,18 @@ usage_error() {
 
 # --- packages --------------------------------------------------------------------------------------------------------
 
-# missing_packages LIST...: of tests/packages/LIST those that are not installed.
+# missing_packages LIST...: the packages of tests/packages/LIST that are not installed. A list LIST.RELEASE adds what only
+# that release of Debian has.
 missing_packages() {
-  local list package
+  local list file package release
+  release=$(sed -n 's/^VERSION_ID="\?\([0-9]*\).*/\1/p' /etc/os-release)
   for list in "$@"; do
-    while read -r package; do
-      [[ $(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null) == ii* ]] || echo "$package"
-    done < <(grep -v '^#' "$root/tests/packages/$list")
+    for file in "$root/tests/packages/$list" "$root/tests/packages/$list.$release"; do
+      [[ -e $file ]] || continue
+      while read -r package; do
+        [[ $(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null) == ii* ]] || echo "$package"
+      done < <(grep -v '^#' "$file")
+    done
   done
 }
 
