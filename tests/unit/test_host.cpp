@@ -1,4 +1,5 @@
 // The host: jobs in threads, and what callers see of them.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <condition_variable>
 #include <future>
@@ -171,6 +172,55 @@ TEST_CASE("a switch that changes more of a disk than its source is held, and the
       CHECK(host->recover("")->result == POOLSHIFT_HELD);
       disk.changed_by_switch.clear();  // a person has corrected it
       CHECK(host->recover("")->result == POOLSHIFT_OK);
+    }
+  }
+}
+
+TEST_CASE("another image that has got the source's name is not put away") {
+  Setting setting;
+  setting.request.source_after = SourceAfter::trash;
+  const auto id = setting.world.image(kSource)->id;
+  for (std::uint64_t number = 1; number < 400; ++number) {
+    setting.world.happen_at(number, [&] {
+      auto* source = setting.world.image(kSource);
+      const bool is_left = setting.domain->disks.front().shown.image == kTarget && source->watchers.empty();
+      if (is_left && source->id == id) source->id = "of a stranger";
+    });
+  }
+  auto host = setting.open_host();
+  const auto job = setting.run_one(*host);
+  CHECK(job->result() == POOLSHIFT_HELD);
+  CHECK(job->report()["guest_on"] == "target");
+  const auto message = job->report()["error"]["message"].get<std::string>();
+  CHECK(message.find("its id is of a stranger, the job knows " + id) != std::string::npos);
+  CHECK(setting.world.image(kSource) != nullptr);
+  CHECK(setting.world.trash.empty());
+}
+
+TEST_CASE("a target that came into use after it was checked is not touched") {
+  for (const auto engine : {Engine::mirror, Engine::handover}) {
+    for (const bool other_image : {false, true}) {
+      Setting setting;
+      setting.request.engine = engine;
+      auto& target = *setting.world.image(kTarget);
+      for (std::uint64_t number = 1; number < 40; ++number) {
+        setting.world.happen_at(number, [&, other_image] {
+          const bool has_journal = std::any_of(setting.world.files.begin(), setting.world.files.end(),
+                                               [](const auto& file) { return file.first.ends_with(".journal"); });
+          if (!has_journal || target.spec.metadata.contains("poolshift.job")) return;
+          if (other_image) target.id = "of a stranger";
+          if (!other_image) setting.world.store(target, 0, 7);
+        });
+      }
+      auto host = setting.open_host("/guardian");
+      const auto job = setting.run_one(*host);
+      CHECK(job->result() == POOLSHIFT_UNDONE);
+      CHECK(job->report()["guest_on"] == "source");
+      const auto message = job->report()["error"]["message"].get<std::string>();
+      CHECK(message.find(other_image ? "is another one now" : "came into use") != std::string::npos);
+      REQUIRE(setting.world.image(kTarget) != nullptr);
+      CHECK(setting.world.image(kTarget)->spec.metadata.empty());
+      CHECK(setting.world.trash.empty());
     }
   }
 }
